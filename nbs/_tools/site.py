@@ -1,0 +1,226 @@
+"""Build the course as a website from the notebooks, and serve it on this machine.
+
+    python nbs/_tools/site.py build
+    python nbs/_tools/site.py serve --port 8000
+
+nbdev turns the notebooks into pages in its work folder `_proc`. Quarto renders them where it is installed; otherwise
+smalldocs does, from the same `_quarto.yml`, and this file patches what smalldocs does differently. Only a finished site
+replaces `_docs`. Nothing is downloaded.
+"""
+import argparse
+import ast
+import html
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PROC, DOCS = ROOT / "_proc", ROOT / "_docs"
+
+
+class SiteError(Exception):
+    "What is wrong and how to mend it, for a person to read."
+
+
+# ---- notebooks to pages: the same for both renderers
+
+
+def symbols(source):
+    "The names that nbdev's index has for the definitions in `source`: functions, classes and `Class.method`."
+    from nbdev.doclinks import L, patch_name
+
+    defs = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for node in ast.parse(source).body:
+        if not isinstance(node, defs):
+            continue
+        yield from L(patch_name(node))
+        if isinstance(node, ast.ClassDef):
+            yield from (f"{node.name}.{o.name}" for o in node.body if isinstance(o, defs))
+
+
+def add_anchors(nb):
+    "Set before each exported cell the anchors that nbdev's links to its symbols, `windowing.html#window_partition`, lead to."
+    from execnb.nbio import mk_cell
+
+    for cell in reversed(nb.cells):
+        if cell.cell_type == "code" and {"export", "exports"} & cell.directives_.keys():
+            divs = [f'<div id="{name.lower()}"></div>' for name in symbols(cell.source)]
+            if divs:
+                nb.cells.insert(cell.idx_, mk_cell("\n".join(divs), cell_type="markdown"))
+
+
+def check_options(nb):
+    "Stop at a cell whose `#|` options are no YAML: Quarto stops too, smalldocs drops the cell's caption and alt text."
+    for cell in nb.cells:
+        options = re.findall(r"^#\|(.*:.*)$", cell.source, re.M) if cell.cell_type == "code" else []
+        try:
+            yaml.safe_load("\n".join(o.strip() for o in options))
+        except yaml.YAMLError as e:
+            raise SiteError(f"{nb.path_}: quote the values of these options: {options} ({e})") from e
+
+
+def process_notebooks():
+    "Fill nbdev's work folder from nothing, so that no page of a renamed notebook survives."
+    from nbdev import serve
+    from nbdev.process import Processor
+    from nbdev.quarto import refresh_quarto_yml
+
+    class Prepare(Processor):
+        def begin(self):
+            check_options(self.nb)
+            add_anchors(self.nb)
+
+    class Filter(serve.FilterDefaults):
+        def base_procs(self):
+            return [Prepare, *super().base_procs()]
+
+    shutil.rmtree(PROC, ignore_errors=True)
+    refresh_quarto_yml()
+    serve.FilterDefaults = Filter
+    serve.proc_nbs(n_workers=0)  # in this process: no cell is run, so there is nothing to share out
+
+
+# ---- the two renderers: each makes a site in `_proc/_docs`
+
+
+def render_with_quarto():
+    "Render as `nbdev_docs` does."
+    if subprocess.run(["quarto", "render", "--no-cache"], cwd=PROC).returncode:
+        raise SiteError("quarto could not render the site; its message is above")
+
+
+def render_with_smalldocs():
+    "Render without Quarto, with patches for what smalldocs does differently."
+    try:
+        from smalldocs import config, layout, site
+    except ImportError as e:
+        raise SiteError(f"{e}: install the development requirements (make does), or Quarto") from e
+
+    class Site(site.Site):
+        def read(self, src):
+            "Give the page the address that nbdev chose for it, without the chapter's number."
+            page = super().read(src)
+            page.out = page.out.with_name(page.front.pop("output-file", page.out.name))
+            return page
+
+        def find_page(self, target):
+            "Find a page by that address too: nbdev's links to symbols use it."
+            return super().find_page(target) or next((p for p in self.pages.values() if p.out == target), None)
+
+        def render_page(self, page):
+            "Read Markdown in the captions of figures, and leave no formula to a script from another host."
+            caption = lambda m: layout.inline_md(html.unescape(m[0]), self, page)
+            page.body = re.sub(r"(?<=<figcaption>).*?(?=</figcaption>)", caption, page.body, flags=re.S)
+            super().render_page(page)
+            page.env["math"] = False
+
+        def build(self):
+            "Turn the formulas of the finished pages into MathML."
+            super().build()
+            for page in self.pages.values():
+                path = self.out / page.out
+                path.write_text(formulas_to_mathml(path.read_text(encoding="utf-8"), page.src), encoding="utf-8")
+
+    try:
+        course = Site(config.load(PROC))
+        course.build()
+    except (config.BuildError, config.ConfigError) as e:
+        raise SiteError(str(e)) from e
+    handled_here = ("html-math-method is ignored", "output-file is not read by smalldocs")
+    for warning in course.warnings:
+        if not warning.endswith(handled_here):
+            print(f"warning: {warning}", file=sys.stderr)
+
+
+def formulas_to_mathml(page, name):
+    "Replace the formulas of a page's HTML, as smalldocs marks them, by MathML."
+
+    def mathml(m):
+        display, tex = m[1] == "display", html.unescape(m[2]).strip()
+        try:
+            return f'<span class="math {m[1]}">{tex_to_mathml(tex, display)}</span>'
+        except Exception as e:  # the converter raises many kinds, all about the formula
+            raise SiteError(f"{name}: the formula {tex!r} cannot be turned into MathML: {e or type(e).__name__}") from e
+
+    return re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, page, flags=re.S)
+
+
+def tex_to_mathml(tex, display):
+    "Turn a formula into MathML, or raise: the converter lets pass what it does not know."
+    from latex2mathml.converter import convert
+
+    if tex.count("{") - tex.count(r"\{") != tex.count("}") - tex.count(r"\}"):
+        raise ValueError("its braces do not match")
+    known = re.sub(r"(begin|end)\{aligned\}", r"\1{align*}", tex)  # `aligned` is unknown to the converter, `align*` is the same
+    mathml = convert(known, display="block" if display else "inline")
+    strange = re.search(r"\\\w*|[&$](?!#?\w+;)", re.sub(r"<[^>]*>", " ", mathml))
+    if strange:
+        raise ValueError(f"{strange[0]} is not understood")
+    return mathml
+
+
+# ---- the two commands
+
+
+def build():
+    "Build the site; the one before stays in place until the new one is whole."
+    process_notebooks()
+    if shutil.which("quarto"):
+        render_with_quarto()
+    else:
+        render_with_smalldocs()
+    built = PROC / DOCS.name
+    if not (built / "index.html").exists():
+        raise SiteError(f"the renderer made no {built / 'index.html'}")
+    if DOCS.exists():
+        DOCS.rename(PROC / "_old")
+    built.rename(DOCS)
+    shutil.rmtree(PROC / "_old", ignore_errors=True)
+    print(f"The site is in {DOCS.name}/: {len(list(DOCS.glob('*.html')))} pages")
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    "Serve files without a line for each request."
+
+    def log_message(self, *args):
+        pass
+
+
+def serve(port):
+    "Serve the site on this machine only, until Ctrl-C."
+    if not (DOCS / "index.html").exists():
+        raise SiteError(f"there is no {DOCS.name}/index.html yet: build the site first")
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), partial(QuietHandler, directory=DOCS))
+    except OSError as e:
+        raise SiteError(f"cannot use port {port} ({e.strerror}): choose another, as in `make site PORT={port + 1}`") from e
+    print(f"Serving the course on http://127.0.0.1:{server.server_port}/ (Ctrl-C stops)", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print()
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Build the course's website from the notebooks, or serve it.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("build", help="build the site into _docs")
+    serving = commands.add_parser("serve", help="serve _docs on this machine only")
+    serving.add_argument("--port", type=int, default=8000, help="the port (default 8000; 0 takes any free one)")
+    args = parser.parse_args()
+    os.chdir(ROOT)  # nbdev looks for settings.ini from here
+    try:
+        build() if args.command == "build" else serve(args.port)
+    except SiteError as e:
+        sys.exit(f"site: {e}")
+
+
+if __name__ == "__main__":
+    main()
