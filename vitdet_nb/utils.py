@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
-# %% ../nbs/utils.ipynb #5701d7b4
+# %% ../nbs/utils.ipynb #bd3c2b66
 def compare(
     name: str, # What is compared; used in the printed line and in the error
     actual: torch.Tensor, # The result to check
@@ -22,8 +22,8 @@ def compare(
         raise AssertionError(f"{name}: shapes differ, {tuple(actual.shape)} and {tuple(expected.shape)}")
     diff = (actual.detach().double() - expected.detach().double()).abs().max().item()
     if not diff <= tol:  # written so that a NaN fails too
-        raise AssertionError(f"{name}: greatest difference {diff:.1e}, allowed {tol:.0e}")
-    print(f"{name}: greatest difference {diff:.1e} (allowed {tol:.0e})")
+        raise AssertionError(f"{name}: greatest difference {diff:.1e}, allowed {tol:g}")
+    print(f"{name}: greatest difference {diff:.1e} (allowed {tol:g})")
 
 # %% ../nbs/utils.ipynb #e8c11c3b
 @torch.no_grad()

@@ -38,7 +38,7 @@ def window_unpartition(
     x = x.transpose(2, 3).reshape(x.shape[0], Hp, Wp, -1)  # (B, rows, w, cols, w, C) -> (B, Hp, Wp, C)
     return x[:, :H, :W]
 
-# %% ../nbs/02_windowing.ipynb #155f1377
+# %% ../nbs/02_windowing.ipynb #f8a6c608
 def real_tokens(
     hw: tuple, # Grid size (H, W)
     window_size: int, # Side w of a window, in tokens
@@ -46,4 +46,4 @@ def real_tokens(
 ) -> torch.Tensor: # Bool, (nW, w*w): True for a token of the image, False for padding
     "Which tokens of each window are real: hand it to attention to keep pad tokens from being read."
     ones = torch.ones(1, *hw, 1, dtype=torch.bool, device=device)
-    return window_partition(ones, window_size)[0].flatten(1)
+    return window_partition(ones, window_size)[0].flatten(1)  # (nW, w, w, 1) -> (nW, w*w)

@@ -9,7 +9,9 @@ replaces `_docs`. Nothing is downloaded.
 """
 import argparse
 import ast
+import datetime
 import html
+import importlib
 import os
 import re
 import shutil
@@ -69,6 +71,7 @@ def check_options(nb):
 def process_notebooks():
     "Fill nbdev's work folder from nothing, so that no page of a renamed notebook survives."
     from nbdev import serve
+    from nbdev.config import get_config
     from nbdev.process import Processor
     from nbdev.quarto import refresh_quarto_yml
 
@@ -81,6 +84,12 @@ def process_notebooks():
         def base_procs(self):
             return [Prepare, *super().base_procs()]
 
+    package = get_config().lib_name
+    try:
+        index = importlib.import_module(f"{package}._modidx").d
+    except ImportError as e:
+        raise SiteError(f"{package} is not installed in this Python, so its symbols cannot be linked: pip install -e .") from e
+    index["settings"].pop("doc_host", None)  # links to symbols stay in the site, also once it has a public address
     shutil.rmtree(PROC, ignore_errors=True)
     refresh_quarto_yml()
     serve.FilterDefaults = Filter
@@ -102,6 +111,9 @@ def render_with_smalldocs():
         from smalldocs import config, layout, site
     except ImportError as e:
         raise SiteError(f"{e}: install the development requirements (make does), or Quarto") from e
+
+    if not hasattr(datetime, "UTC"):
+        datetime.UTC = datetime.timezone.utc  # for smalldocs on Python 3.10: all else it does there
 
     class Site(site.Site):
         def read(self, src):
@@ -178,7 +190,7 @@ def build():
         render_with_smalldocs()
     built = PROC / DOCS.name
     if not (built / "index.html").exists():
-        raise SiteError(f"the renderer made no {built / 'index.html'}")
+        raise SiteError("the renderer made no home page; it comes from nbs/index.ipynb")
     if DOCS.exists():
         DOCS.rename(PROC / "_old")
     built.rename(DOCS)
@@ -201,8 +213,8 @@ def serve(port):
         server = ThreadingHTTPServer(("127.0.0.1", port), partial(QuietHandler, directory=DOCS))
     except OSError as e:
         raise SiteError(f"cannot use port {port} ({e.strerror}): choose another, as in `make site PORT={port + 1}`") from e
-    print(f"Serving the course on http://127.0.0.1:{server.server_port}/ (Ctrl-C stops)", flush=True)
     try:
+        print(f"Serving the course on http://127.0.0.1:{server.server_port}/ (Ctrl-C stops)", flush=True)
         server.serve_forever()
     except KeyboardInterrupt:
         print()

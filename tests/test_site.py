@@ -1,0 +1,486 @@
+"The website as a reader meets it: its pages read as text and in a browser, and the tool that builds and serves it."
+import importlib.util
+import json
+import re
+import shutil
+import signal
+import socket
+from collections import Counter
+from configparser import ConfigParser
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+
+from conftest import ROOT, run_site, start_server
+
+NOTEBOOKS = sorted((ROOT / "nbs").glob("[!_.]*.ipynb"), key=lambda p: (p.stem != "index", p.name))
+
+
+def address(notebook):
+    "The numberless address of a notebook's page."
+    return re.sub(r"^\d+[a-z]*_", "", Path(notebook).stem.lower()) + ".html"
+
+
+PAGES = [address(nb) for nb in NOTEBOOKS]
+CHAPTERS = [address(nb) for nb in NOTEBOOKS if nb.name[0].isdigit()]
+every_page = pytest.mark.parametrize("page", PAGES)
+
+
+def cells(notebook, kind):
+    "The sources of a notebook's cells of one kind."
+    nb = json.loads(Path(notebook).read_text(encoding="utf-8"))
+    return ["".join(c["source"]) for c in nb["cells"] if c["cell_type"] == kind]
+
+
+def sidebar_pages():
+    "The addresses in the sidebar's order, which is the order of reading."
+    def flat(contents):
+        for item in contents:
+            if isinstance(item, str):
+                yield address(item)
+            else:
+                yield from flat([item["href"]] if "href" in item else item["contents"])
+
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    return list(flat(config["website"]["sidebar"]["contents"]))
+
+
+# ---- the pages as text
+
+
+class Page(HTMLParser):
+    "What the tests read in a page's HTML."
+
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.loads, self.images = [], [], [], []
+        self.prose, self.cell_code, self.formulas = [], [], 0
+        self.open = Counter()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        self.open[tag] += 1
+        self.formulas += tag == "math"
+        if tag == "pre":
+            self.in_cell = "cell-code" in a.get("class", "")
+        if a.get("id"):
+            self.ids.append(a["id"])
+        if tag == "a" and a.get("href"):
+            self.links.append(a["href"])
+        if tag in ("script", "img", "iframe", "source") and a.get("src"):
+            self.loads.append(a["src"])
+        if tag == "link":
+            self.loads.append(a["href"])
+        if tag == "img":
+            self.images.append((a.get("alt") or "").strip())
+
+    def handle_endtag(self, tag):
+        self.open[tag] -= 1
+
+    def handle_data(self, data):
+        if self.open["script"] or self.open["style"]:
+            return
+        if self.open["pre"]:
+            if self.in_cell:
+                self.cell_code.append(data)
+        elif not self.open["code"]:
+            self.prose.append(data)
+
+
+@pytest.fixture(scope="session")
+def read(site_dir):
+    "Read a page of the built site, once."
+    pages = {}
+
+    def read(page):
+        if page not in pages:
+            pages[page] = Page(site_dir / page)
+        return pages[page]
+
+    return read
+
+
+def leftovers(page):
+    "Markup that should have been turned into something else, in what a reader sees."
+    prose, code = "".join(page.prose), "".join(page.cell_code)
+    marks = re.findall(r"@(?:fig|tbl|sec|eq|lst)-\w*|:::|#\||\$|\\[(\[]|\{\{<|`|\]\(|\[\^|\*\*", prose)
+    return marks + re.findall(r"(?m)^#\|.*", code)
+
+
+def dead_links(name, read, site_dir):
+    "The links of a page that lead nowhere in the site: to no file, or to no anchor."
+    dead = []
+    for link in read(name).links:
+        url = urlsplit(link)
+        if url.scheme in ("http", "https"):
+            continue
+        target = unquote(url.path) or name
+        target = "index.html" if target in (".", "./") else target
+        there = not url.scheme and not target.startswith("/") and (site_dir / target).is_file()
+        if not there or (url.fragment and target.endswith(".html") and unquote(url.fragment) not in read(target).ids):
+            dead.append(link)
+    return dead
+
+
+def test_pages_have_numberless_addresses(site_dir):
+    assert sorted(p.name for p in site_dir.glob("*.html")) == sorted(PAGES)
+    assert len(CHAPTERS) >= 7
+
+
+def test_sidebar_lists_every_notebook_in_order():
+    listed = sidebar_pages()
+    assert listed[0] == "index.html"
+    assert sorted(listed) == sorted(PAGES), "_quarto.yml's sidebar and nbs/*.ipynb differ"
+    assert [p for p in listed if p in CHAPTERS] == CHAPTERS
+
+
+@every_page
+def test_no_dead_link_or_anchor(page, read, site_dir):
+    assert dead_links(page, read, site_dir) == []
+
+
+@every_page
+def test_anchors_are_unique(page, read):
+    twice = [i for i, n in Counter(read(page).ids).items() if n > 1]
+    assert twice == [], "a heading may not be the bare name of an exported symbol of its chapter; rename the heading"
+
+
+@every_page
+def test_no_leftover_markup(page, read):
+    assert leftovers(read(page)) == []
+
+
+@every_page
+def test_formulas_are_mathml(page, read, site_dir):
+    source = re.sub(r"(`+).*?\1", "", "\n".join(cells(NOTEBOOKS[PAGES.index(page)], "markdown")), flags=re.S)  # code may hold a dollar
+    written = len(re.findall(r"\$\$.+?\$\$|\$[^\s$](?:[^$]*[^\s$])?\$", source, re.S))
+    assert read(page).open["math"] == 0  # every <math> is closed
+    assert read(page).formulas >= written
+    html = (site_dir / page).read_text(encoding="utf-8")
+    assert not re.search(r'class="math [a-z]+">(?!<math)|<script[^>]*(katex|mathjax)', html, re.I)
+
+
+@every_page
+def test_pictures_have_alt_text(page, read):
+    images = read(page).images
+    assert all(images), f"{images.count('')} of {len(images)} pictures have no alt text; add #| fig-alt to their cells"
+    if page in CHAPTERS:
+        assert len(images) >= 3
+
+
+@every_page
+def test_everything_is_loaded_from_the_site(page, read):
+    assert [u for u in read(page).loads if re.match(r"(https?:)?//", u)] == []
+
+
+@every_page
+def test_links_that_need_a_public_address_wait_for_it(page, read, site_dir):
+    config = ConfigParser(delimiters=["="], interpolation=None)
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    settings = config["DEFAULT"]
+    if settings["git_url"] or settings["doc_host"]:
+        pytest.skip("settings.ini has a public address")
+    needy = re.compile(rf"^/|colab\.research|nbviewer|mybinder|{settings['repo']}/(blob|edit|issues|tree)|github\.com/[^/]*/{settings['repo']}\b")
+    assert [u for u in read(page).links if needy.search(u)] == []
+    html = (site_dir / page).read_text(encoding="utf-8")
+    assert not re.search(r'rel="canonical"|property="og:url"|toc-action', html)
+    assert not (site_dir / "sitemap.xml").exists()
+
+
+# ---- the pages in a browser
+
+# What sticks out of a narrow screen and cannot be scrolled to
+STICKS_OUT = """() => [...document.querySelectorAll('body *')].filter(e => {
+  if (!e.checkVisibility() || e.closest('#quarto-sidebar')) return false;
+  if (e.getBoundingClientRect().right <= innerWidth + 1) return false;
+  for (let p = e.parentElement; p; p = p.parentElement)
+    if (['auto', 'scroll'].includes(getComputedStyle(p).overflowX)) return false;
+  return true;
+}).map(e => e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 60))"""
+
+# The contrast of text with what lies behind it, for one element of each kind
+CONTRAST = """() => {
+  const rgb = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length > 3 && m[3] === 0 ? null : m.slice(0, 3); };
+  const light = c => c.map(v => (v /= 255) <= .04 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
+  const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c) return c; } return [255, 255, 255]; };
+  const kinds = ['h1', 'h2', 'main p', 'main a', 'main li', 'td', 'th', 'figcaption', 'summary', 'blockquote p', 'p code', 'pre code', 'code .co', 'code .st',
+                 'code .kw', 'code .dv', 'code .fu', '.cell-output pre code', '.sidebar-title a', '.sidebar-link', '#TOC a', '.page-navigation a', 'main .description'];
+  return Object.fromEntries(kinds.map(k => [k, document.querySelector(k)]).filter(([k, e]) => e).map(([k, e]) => {
+    const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+    return [k, (a + .05) / (b + .05)];
+  }));
+}"""
+
+
+@every_page
+def test_page_loads_clean_and_whole(page, tab, site_url):
+    tab.goto(site_url + page)
+    assert tab.problems == []
+    assert tab.foreign == []
+    assert tab.locator("h1.title").inner_text()
+    formulas = tab.eval_on_selector_all("math", "ms => ms.filter(m => m.checkVisibility()).map(m => m.getBoundingClientRect()).map(b => b.width * b.height)")
+    assert all(formulas), "a formula takes no room"
+    # the sidebar leads to every page and marks this one
+    links = tab.eval_on_selector_all("#quarto-sidebar a.sidebar-link[href$='.html']", "ls => ls.map(a => a.pathname.slice(1))")
+    assert set(PAGES) <= set(links)
+    assert tab.locator("#quarto-sidebar a.sidebar-link.active").first.get_attribute("href").endswith(page)
+    # the contents of the page are its headings, and lead to them
+    headings = tab.eval_on_selector_all("main h2", "hs => hs.map(h => h.textContent.trim())")
+    contents = tab.eval_on_selector_all("#TOC a", "as => as.map(a => a.textContent.trim())")
+    assert [h for h in headings if h not in contents] == []
+    if page in CHAPTERS:
+        assert len(headings) >= 3
+    if contents:
+        tab.locator("#TOC a").last.click()
+        tab.wait_for_function("decodeURIComponent(location.hash) === document.querySelectorAll('#TOC a')[document.querySelectorAll('#TOC a').length - 1].getAttribute('href')")
+
+
+@every_page
+def test_a_phone_needs_no_sideways_scroll(page, tab, site_url):
+    tab.set_viewport_size({"width": 390, "height": 844})
+    tab.goto(site_url + page)
+    tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert tab.evaluate(STICKS_OUT) == []
+
+
+@every_page
+def test_folds_open(page, tab, site_url):
+    tab.goto(site_url + page)
+    folds = tab.locator("main details:not(details details)")
+    for fold in folds.all():
+        assert fold.get_attribute("open") is None, "a fold is open before the reader opens it"
+        height = fold.bounding_box()["height"]
+        fold.locator("summary").first.click()
+        assert fold.get_attribute("open") is not None
+        assert fold.bounding_box()["height"] > height + 10, "nothing is in the fold"
+    if page in CHAPTERS:
+        solutions = tab.locator("main details:has(> summary:text-matches('^Solution'))")
+        assert solutions.count() >= 2
+        assert solutions.locator("pre.cell-code").count() >= 2, "the solutions hold no code"
+
+
+@every_page
+def test_text_can_be_read(page, tab, site_url):
+    tab.goto(site_url + page)
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        tab.wait_for_timeout(150)
+        assert {k: round(c, 1) for k, c in tab.evaluate(CONTRAST).items() if c < 4.5} == {}, scheme
+
+
+def test_next_and_previous_lead_through_the_course(tab, site_url):
+    order = sidebar_pages()
+    tab.goto(site_url)
+    for page in order[1:]:
+        tab.locator(".nav-page-next a").click()
+        tab.wait_for_url(site_url + page)
+    assert tab.locator(".nav-page-next a").count() == 0
+    for page in order[-2::-1]:
+        tab.locator(".nav-page-previous a").click()
+        tab.wait_for_url(site_url + page)
+    assert tab.locator(".nav-page-previous a").count() == 0
+
+
+def test_dark_mode_toggles_and_persists(fresh_tab, site_url):
+    def is_dark():
+        fresh_tab.wait_for_timeout(150)
+        return sum(map(int, re.findall(r"\d+", fresh_tab.evaluate("getComputedStyle(document.body).backgroundColor"))[:3])) < 3 * 128
+
+    fresh_tab.goto(site_url)
+    assert not is_dark()
+    fresh_tab.locator(".quarto-color-scheme-toggle").first.click()
+    assert is_dark()
+    fresh_tab.reload()
+    assert is_dark()
+    fresh_tab.goto(site_url + CHAPTERS[0])
+    assert is_dark()
+    fresh_tab.locator(".quarto-color-scheme-toggle").first.click()
+    assert not is_dark()
+    fresh_tab.reload()
+    assert not is_dark()
+
+
+def search_terms(notebook):
+    "What a reader may look for: the chapter's title, and the first definition that it exports."
+    exported = [re.search(r"^(?:def|class) ([A-Za-z]\w*)", c, re.M) for c in cells(notebook, "code") if re.search(r"^#\| *exports?\b", c, re.M)]
+    return [re.search(r"^# (.*)", cells(notebook, "markdown")[0], re.M)[1], *[m[1] for m in exported if m][:1]]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=PAGES)
+def test_search_finds(notebook, tab, site_url):
+    page = address(notebook)
+    for term in search_terms(notebook):
+        tab.goto(site_url + (CHAPTERS[0] if page == "index.html" else "index.html"))
+        tab.locator(".sidebar-search input").first.fill(term)
+        hit = tab.locator(f".search-result[href*='{page}']").first
+        hit.wait_for()
+        best = tab.eval_on_selector_all(".search-result", "rs => rs.slice(0, 5).map(r => r.pathname.slice(1))")
+        assert page in best, f"{term!r} leads to {best}"
+    hit.click()
+    tab.wait_for_url(re.compile(re.escape(site_url + page)))
+
+
+def test_search_says_when_there_is_nothing(tab, site_url):
+    tab.goto(site_url)
+    tab.locator(".sidebar-search input").first.fill("qqqqzzzzxxxx")
+    tab.locator(".search-none").wait_for()
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_code_copies(page, tab, site_url):
+    tab.goto(site_url + page)
+    block = tab.locator(".code-copy-outer-scaffold").first
+    block.hover()
+    block.locator("button").click()
+    tab.wait_for_selector(".code-copy-button-checked")
+    assert tab.evaluate("navigator.clipboard.readText()").strip() == block.locator("code").inner_text().strip() != ""
+
+
+# ---- the tool
+
+
+@pytest.fixture(scope="session")
+def site_tool():
+    "The site tool as a module."
+    spec = importlib.util.spec_from_file_location("site_tool", ROOT / "nbs/_tools/site.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+def write_notebook(path, *cells):
+    "Write a notebook; a cell is Markdown, or code when it starts with `#|`."
+    kinds = [("code", {"execution_count": None, "outputs": []}) if c.startswith("#|") else ("markdown", {}) for c in cells]
+    cells = [{"cell_type": kind, "id": f"c{i}", "metadata": {}, "source": c, **more} for i, (c, (kind, more)) in enumerate(zip(cells, kinds))]
+    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}), encoding="utf-8")
+
+
+@pytest.fixture
+def small(tmp_path):
+    "A checkout with two small notebooks."
+    (tmp_path / "nbs/_tools").mkdir(parents=True)
+    for name in ("settings.ini", "_quarto.yml", "nbs/_tools/site.py", "nbs/styles.css", "nbs/favicon.svg"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "nbs/_quarto.yml").symlink_to("../_quarto.yml")
+    (tmp_path / "README.md").write_text("by hand")
+    write_notebook(tmp_path / "nbs/index.ipynb", "# Home\n\n> The start", "See [one](01_one.ipynb).")
+    write_notebook(tmp_path / "nbs/01_one.ipynb", "# One\n\n> The first", "## A part\n\n$x^2$ and `code`", "#| exports\nclass Thing:\n    def act(self): ...")
+    return tmp_path
+
+
+def quarto_stub(folder, code=0):
+    "An executable `quarto` that notes how it was called and, like the real one, writes the output folder."
+    folder.mkdir()
+    stub = folder / "quarto"
+    stub.write_text(f'#!/bin/sh\necho "$PWD $@" > "{folder}/called"\nmkdir -p _docs\necho stub > _docs/index.html\nexit {code}\n')
+    stub.chmod(0o755)
+    return folder
+
+
+def test_without_quarto_the_stand_in_renders(small):
+    done = run_site(small, "build")
+    assert done.returncode == 0, done.stderr
+    page = (small / "_docs/one.html").read_text()
+    assert "<math" in page and 'id="thing"' in page and 'id="thing.act"' in page
+    assert sorted(p.name for p in (small / "_docs").glob("*.html")) == ["index.html", "one.html"]
+    assert (small / "README.md").read_text() == "by hand"
+
+
+def test_quarto_renders_where_it_is_installed(small, tmp_path):
+    bin_ = quarto_stub(tmp_path / "bin")
+    done = run_site(small, "build", first_on_path=bin_)
+    assert done.returncode == 0, done.stderr
+    assert (bin_ / "called").read_text().split() == [str(small / "_proc"), "render", "--no-cache"]
+    assert (small / "_docs/index.html").read_text() == "stub\n"
+    assert "output-file: one.html" in (small / "_proc/01_one.ipynb").read_text()
+    assert (small / "README.md").read_text() == "by hand"
+
+
+def test_a_public_address_is_one_setting(small):
+    settings = (small / "settings.ini").read_text()
+    (small / "settings.ini").write_text(re.sub(r"(?m)^doc_host *=.*", "doc_host = https://example.org", settings))
+    assert run_site(small, "build").returncode == 0
+    assert "<loc>https://example.org/one.html</loc>" in (small / "_docs/sitemap.xml").read_text()
+
+
+def test_pages_of_renamed_notebooks_go(small):
+    for folder, page in (("_docs", "one.html"), ("_proc", "01_one.ipynb"), ("_proc/_docs", "one.html")):  # what an earlier build left
+        (small / folder).mkdir(exist_ok=True)
+        (small / folder / page).write_text((small / "nbs/01_one.ipynb").read_text())
+    (small / "nbs/01_one.ipynb").rename(small / "nbs/01_other.ipynb")
+    assert run_site(small, "build").returncode == 0
+    assert sorted(p.name for p in (small / "_docs").glob("*.html")) == ["index.html", "other.html"]
+
+
+@pytest.mark.parametrize(
+    "cell,says",
+    [
+        ("$\\undefined{x}$", ["01_one.ipynb", r"\undefined{x}"]),
+        ("#| fig-cap: one: two\nplot()", ["01_one.ipynb", "one: two"]),
+    ],
+)
+def test_a_failed_build_says_where_and_leaves_the_site_alone(small, cell, says):
+    (small / "_docs").mkdir()
+    (small / "_docs/index.html").write_text("before")
+    write_notebook(small / "nbs/01_one.ipynb", "# One\n\n> The first", cell)
+    done = run_site(small, "build")
+    assert done.returncode == 1 and done.stderr.startswith("site: ") and "Traceback" not in done.stderr
+    assert all(s in done.stderr for s in says), done.stderr
+    assert [p.read_text() for p in (small / "_docs").iterdir()] == ["before"]
+
+
+def test_a_failed_quarto_leaves_the_site_alone(small, tmp_path):
+    (small / "_docs").mkdir()
+    (small / "_docs/index.html").write_text("before")
+    done = run_site(small, "build", first_on_path=quarto_stub(tmp_path / "bin", code=1))
+    assert done.returncode == 1 and "quarto could not render" in done.stderr
+    assert (small / "_docs/index.html").read_text() == "before"
+
+
+def test_a_taken_port_is_named_with_the_way_out(site_dir):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run_site(site_dir.parent, "serve", "--port", str(port))
+    assert done.returncode == 1
+    assert str(port) in done.stderr and f"make site PORT={port + 1}" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_serving_before_building_says_so(small):
+    done = run_site(small, "serve", "--port", "0")
+    assert done.returncode == 1 and "build the site first" in done.stderr
+
+
+def test_the_server_is_local_and_ends_quietly(site_dir):
+    process, url = start_server(site_dir.parent)
+    assert url.startswith("http://127.0.0.1:")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 0 and err == ""
+
+
+@pytest.mark.parametrize(
+    "tex",
+    [
+        r"\mathrm{softmax}\!\left(\frac{QK^\top}{\sqrt{d}} + B\right)V",
+        r"\begin{aligned} a &= b \\ &= c \end{aligned}",
+        r"\begin{cases} 1 & i = j \\ 0 & \text{otherwise} \end{cases}",
+        r"\left\lceil \tfrac{64}{14} \right\rceil = 5, \quad x < y \,\&\, \{z\}",
+        r"\sum_{i=1}^{N} x_{i} \in \mathbb{R}^{H \times W}",
+    ],
+)
+def test_formulas_are_converted(site_tool, tex):
+    mathml = site_tool.tex_to_mathml(tex, display=True)
+    assert mathml.startswith("<math") and "\\" not in mathml
+
+
+@pytest.mark.parametrize("tex", [r"\undefined", r"\frac{1", r"\left( x", r"\text{a $x$ b}", r"a & b"])
+def test_formulas_that_would_come_out_wrong_are_refused(site_tool, tex):
+    with pytest.raises(Exception):
+        site_tool.tex_to_mathml(tex, display=False)
