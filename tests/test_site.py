@@ -80,6 +80,8 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         self.open[tag] -= 1
+        if tag == "pre" and self.in_cell:
+            self.cell_code.append("\n")
 
     def handle_data(self, data):
         if self.open["script"] or self.open["style"]:
@@ -202,6 +204,10 @@ STICKS_OUT = """() => [...document.querySelectorAll('body *')].filter(e => {
   return true;
 }).map(e => e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 60))"""
 
+# Both ends of an element are in view, with nothing over them
+NOT_CUT_OFF = """e => { const b = e.getBoundingClientRect(), y = b.top + b.height / 2;
+  return [b.left + 4, b.right - 4].every(x => { const hit = document.elementFromPoint(x, y); return e.contains(hit); }); }"""
+
 # The contrast of text with what lies behind it, for one element of each kind
 CONTRAST = """() => {
   const rgb = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length > 3 && m[3] === 0 ? null : m.slice(0, 3); };
@@ -254,10 +260,9 @@ def test_folds_open(page, tab, site_url):
     folds = tab.locator("main details:not(details details)")
     for fold in folds.all():
         assert fold.get_attribute("open") is None, "a fold is open before the reader opens it"
-        height = fold.bounding_box()["height"]
         fold.locator("summary").first.click()
         assert fold.get_attribute("open") is not None
-        assert fold.bounding_box()["height"] > height + 10, "nothing is in the fold"
+        assert fold.evaluate("d => [...d.children].slice(1).some(e => e.getBoundingClientRect().height > 0)"), "nothing is in the fold"
     if page in CHAPTERS:
         solutions = tab.locator("main details:has(> summary:text-matches('^Solution'))")
         assert solutions.count() >= 2
@@ -271,6 +276,23 @@ def test_text_can_be_read(page, tab, site_url):
         tab.emulate_media(color_scheme=scheme)
         tab.wait_for_timeout(150)
         assert {k: round(c, 1) for k, c in tab.evaluate(CONTRAST).items() if c < 4.5} == {}, scheme
+
+
+def test_the_menu_of_a_phone(tab, site_url):
+    tab.set_viewport_size({"width": 390, "height": 844})
+    tab.goto(site_url + CHAPTERS[0])
+    link = tab.locator(f"#quarto-sidebar a.sidebar-link[href$='{CHAPTERS[1]}']").first
+    assert not link.evaluate(NOT_CUT_OFF)
+    tab.locator(".quarto-btn-toggle").first.click()
+    tab.wait_for_timeout(500)  # it slides in
+    assert link.evaluate(NOT_CUT_OFF)
+    assert re.match(r"rgb\(", tab.locator("#quarto-sidebar").evaluate("e => getComputedStyle(e).backgroundColor")), "the page shines through the menu"
+    tab.locator(".sidebar-search input").first.fill("window")
+    tab.locator(".search-result").first.wait_for()
+    assert tab.locator(".search-result").first.evaluate(NOT_CUT_OFF)
+    tab.keyboard.press("Escape")
+    link.click()
+    tab.wait_for_url(site_url + CHAPTERS[1])
 
 
 def test_next_and_previous_lead_through_the_course(tab, site_url):
@@ -321,6 +343,7 @@ def test_search_finds(notebook, tab, site_url):
         hit.wait_for()
         best = tab.eval_on_selector_all(".search-result", "rs => rs.slice(0, 5).map(r => r.pathname.slice(1))")
         assert page in best, f"{term!r} leads to {best}"
+        assert tab.locator(".search-result").first.evaluate(NOT_CUT_OFF), "the results are cut off"
     hit.click()
     tab.wait_for_url(re.compile(re.escape(site_url + page)))
 
@@ -450,6 +473,11 @@ def test_a_taken_port_is_named_with_the_way_out(site_dir):
         done = run_site(site_dir.parent, "serve", "--port", str(port))
     assert done.returncode == 1
     assert str(port) in done.stderr and f"make site PORT={port + 1}" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_none_is_refused(site_dir):
+    done = run_site(site_dir.parent, "serve", "--port", "99999")
+    assert done.returncode == 1 and "99999" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_serving_before_building_says_so(small):

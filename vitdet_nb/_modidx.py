@@ -45,6 +45,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'vitdet_nb.encoder.ViTDet.forward': ('encoder.html#vitdet.forward', 'vitdet_nb/encoder.py'),
                                    'vitdet_nb.encoder.ViTDet.init_weights': ('encoder.html#vitdet.init_weights', 'vitdet_nb/encoder.py'),
                                    'vitdet_nb.encoder.check_indexes': ('encoder.html#check_indexes', 'vitdet_nb/encoder.py'),
+                                   'vitdet_nb.encoder.pca_picture': ('encoder.html#pca_picture', 'vitdet_nb/encoder.py'),
+                                   'vitdet_nb.encoder.sam_neck': ('encoder.html#sam_neck', 'vitdet_nb/encoder.py'),
                                    'vitdet_nb.encoder.sam_vit_b': ('encoder.html#sam_vit_b', 'vitdet_nb/encoder.py'),
                                    'vitdet_nb.encoder.sam_vit_h': ('encoder.html#sam_vit_h', 'vitdet_nb/encoder.py'),
                                    'vitdet_nb.encoder.sam_vit_l': ('encoder.html#sam_vit_l', 'vitdet_nb/encoder.py'),

@@ -9,24 +9,28 @@ __all__ = ['split_heads', 'merge_heads', 'Attention']
 import torch
 from torch import nn
 
-# %% ../nbs/03_attention.ipynb #4b7f96d9
+# %% ../nbs/03_attention.ipynb #5149976e
 def split_heads(
-    qkv: torch.Tensor, # (B, N, 3*C): for each token the queries of all heads, then the keys, then the values
-    num_heads: int,
+    qkv: torch.Tensor, # (B, N, 3*C): the queries of all heads, then the keys, then the values
+    num_heads: int, # How many heads share the C channels
 ) -> tuple: # q, k and v, each (B, num_heads, N, C/num_heads)
     "Separate queries, keys and values, and give each head an axis of its own."
     B, N, C3 = qkv.shape
-    return qkv.view(B, N, 3, num_heads, C3 // 3 // num_heads).permute(2, 0, 3, 1, 4).unbind()
+    qkv = qkv.view(B, N, 3, num_heads, C3 // 3 // num_heads)  # (B, N, 3, nh, hd)
+    return qkv.permute(2, 0, 3, 1, 4).unbind()  # (3, B, nh, N, hd) -> three of (B, nh, N, hd)
 
 def merge_heads(
     x: torch.Tensor, # (B, num_heads, N, head_dim)
 ) -> torch.Tensor: # (B, N, num_heads*head_dim)
-    "Lay the heads of each token side by side again: the inverse of the split."
-    return x.transpose(1, 2).flatten(2)
+    "Lay the heads of each token side by side again: undoes `split_heads` for one of its three."
+    return x.transpose(1, 2).flatten(2)  # (B, N, nh, hd) -> (B, N, C)
 
-# %% ../nbs/03_attention.ipynb #28e71d33
+# %% ../nbs/03_attention.ipynb #1fce2a96
 class Attention(nn.Module):
-    "Multi-head self-attention over a grid of tokens, without positions: (B, H, W, C) -> (B, H, W, C)."
+    """Multi-head self-attention on a grid of tokens: (B, H, W, C) -> (B, H, W, C).
+
+    After Vaswani et al. 2017. It knows no positions: a subclass adds them in `scores`.
+    Raises `ValueError` unless `num_heads` divides `dim`."""
     def __init__(self,
         dim: int, # Channels C of a token
         num_heads: int = 8, # Must divide `dim`
@@ -34,7 +38,8 @@ class Attention(nn.Module):
     ):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
-            raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}: heads are equally wide")
+            raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}: "
+                             "choose a number of heads that divides dim")
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
@@ -65,7 +70,11 @@ class Attention(nn.Module):
         if real is not None: scores = scores.masked_fill(~real[:, None, None], float("-inf"))
         return scores.softmax(dim=-1)
 
-    def forward(self, x, real=None):
+    def forward(self,
+        x: torch.Tensor, # Tokens, (B, H, W, C)
+        real: torch.Tensor | None = None, # Bool (B, H*W): a token that is False is read by nobody
+    ) -> torch.Tensor: # (B, H, W, C)
+        "Let every token read every other."
         q, k, v = self.heads(x)  # each (B, nh, N, hd)
         out = self.weights(q, k, x.shape[1:3], real) @ v  # (B, nh, N, hd)
         return self.proj(merge_heads(out)).view_as(x)  # (B, H, W, C)

@@ -12,14 +12,17 @@ from torch import nn
 
 from .attention import Attention
 
-# %% ../nbs/04_rel_pos.ipynb #06ef8bf1
+# %% ../nbs/04_rel_pos.ipynb #d324ceca
 def get_rel_pos(
     q_size: int, # Length of the query's axis, in tokens
     k_size: int, # Length of the key's axis, in tokens
     rel_pos: torch.Tensor, # Table of one axis, (L, C), a row for each offset; resized unless L fits
 ) -> torch.Tensor: # (q_size, k_size, C)
-    "The table's row for every pair of a query and a key along one axis. It fits if L is 2*max(q_size, k_size) - 1."
-    if rel_pos.ndim != 2: raise ValueError(f"expected a table (L, C), got shape {tuple(rel_pos.shape)}")
+    """The table's row for each pair of a query and a key on one axis (after MViTv2, Li et al. 2022).
+
+    A table fits if L is 2*max(q_size, k_size) - 1. Raises `ValueError` if it is not 2-D."""
+    if rel_pos.ndim != 2:
+        raise ValueError(f"expected a table (L, C), a row for each offset, got shape {tuple(rel_pos.shape)}")
     length = 2 * max(q_size, k_size) - 1
     if rel_pos.shape[0] != length:
         rel_pos = F.interpolate(rel_pos.T[None], size=length, mode="linear")[0].T  # (L, C) -> (length, C)
@@ -28,7 +31,7 @@ def get_rel_pos(
     offset = q - k + (k_size - 1) * max(q_size / k_size, 1.0)  # from 0 to length - 1
     return rel_pos[offset.long()]
 
-# %% ../nbs/04_rel_pos.ipynb #7703910d
+# %% ../nbs/04_rel_pos.ipynb #10b40b0b
 def add_decomposed_rel_pos(
     attn: torch.Tensor, # Scores, (..., q_h*q_w, k_h*k_w)
     q: torch.Tensor, # Queries, unscaled, (..., q_h*q_w, C)
@@ -37,20 +40,22 @@ def add_decomposed_rel_pos(
     q_size: tuple, # Grid of the queries, (q_h, q_w)
     k_size: tuple, # Grid of the keys, (k_h, k_w)
 ) -> torch.Tensor: # Scores with the bias added, the shape of `attn`
-    "Add to each score the query's products with the rows of its two offsets (MViTv2, Li et al. 2022)."
+    """Add to each score the query's products with the rows of its two offsets (MViTv2, Li et al. 2022).
+
+    Raises `ValueError` for a table that is not as wide as the queries or not 2-D."""
+    Rh = get_rel_pos(q_size[0], k_size[0], rel_pos_h)  # (q_h, k_h, C)
+    Rw = get_rel_pos(q_size[1], k_size[1], rel_pos_w)  # (q_w, k_w, C)
     for name, table in ("rel_pos_h", rel_pos_h), ("rel_pos_w", rel_pos_w):
         if table.shape[-1] != q.shape[-1]:
             raise ValueError(f"{name} has width {table.shape[-1]}, but the queries have {q.shape[-1]} channels: "
                              "a table is as wide as a head")
-    Rh = get_rel_pos(q_size[0], k_size[0], rel_pos_h)  # (q_h, k_h, C)
-    Rw = get_rel_pos(q_size[1], k_size[1], rel_pos_w)  # (q_w, k_w, C)
     q = q.unflatten(-2, tuple(q_size))  # (..., q_h, q_w, C)
     bias_h = torch.einsum("...hwc,hkc->...hwk", q, Rh)  # (..., q_h, q_w, k_h)
     bias_w = torch.einsum("...hwc,wkc->...hwk", q, Rw)  # (..., q_h, q_w, k_w)
     bias = bias_h[..., :, None] + bias_w[..., None, :]  # (..., q_h, q_w, k_h, k_w)
     return attn + bias.reshape(attn.shape)
 
-# %% ../nbs/04_rel_pos.ipynb #bdbcc215
+# %% ../nbs/04_rel_pos.ipynb #b3c0ca5d
 class RelPosAttention(Attention):
     "`Attention` whose scores also depend on the offset between query and key."
     def __init__(self,
@@ -64,6 +69,11 @@ class RelPosAttention(Attention):
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * input_size[0] - 1, dim // num_heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * input_size[1] - 1, dim // num_heads))
 
-    def scores(self, q, k, hw):
+    def scores(self,
+        q: torch.Tensor, # (B, num_heads, N, head_dim)
+        k: torch.Tensor, # (B, num_heads, N, head_dim)
+        hw: tuple, # The grid (H, W) that the N tokens lie on
+    ) -> torch.Tensor: # (B, num_heads, N, N)
+        "How well each query matches each key, with the bias of their offset."
         scores = super().scores(q, k, hw)
         return add_decomposed_rel_pos(scores, q, self.rel_pos_h, self.rel_pos_w, hw, hw)

@@ -211,8 +211,9 @@ def serve(port):
         raise SiteError(f"there is no {DOCS.name}/index.html yet: build the site first")
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), partial(QuietHandler, directory=DOCS))
-    except OSError as e:
-        raise SiteError(f"cannot use port {port} ({e.strerror}): choose another, as in `make site PORT={port + 1}`") from e
+    except (OSError, OverflowError) as e:
+        other = port + 1 if 1024 <= port < 65535 else 8000
+        raise SiteError(f"cannot use port {port} ({getattr(e, 'strerror', e)}): choose another, as in `make site PORT={other}`") from e
     try:
         print(f"Serving the course on http://127.0.0.1:{server.server_port}/ (Ctrl-C stops)", flush=True)
         server.serve_forever()
