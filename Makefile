@@ -28,6 +28,8 @@ refresh: .venv/installed  ## export, execute all notebooks, store their outputs,
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install --editable ".[dev]"
+	@$(BIN)/python -c 'import smalldocs' 2>/dev/null || \
+	    $(BIN)/python -m pip install --ignore-requires-python --no-deps $$(grep -o 'smalldocs==[0-9.]*' settings.ini)
 	@touch $@
 
 clean:  ## remove what the commands above made, the environment too

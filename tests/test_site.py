@@ -171,7 +171,7 @@ def test_pictures_have_alt_text(page, read):
     images = read(page).images
     assert all(images), f"{images.count('')} of {len(images)} pictures have no alt text; add #| fig-alt to their cells"
     if page in CHAPTERS:
-        assert len(images) >= 3
+        assert len(images) >= 3, f"{len(images)} pictures only; are the notebook's outputs stored (make refresh)?"
 
 
 @every_page

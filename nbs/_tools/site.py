@@ -65,7 +65,7 @@ def check_options(nb):
         try:
             yaml.safe_load("\n".join(o.strip() for o in options))
         except yaml.YAMLError as e:
-            raise SiteError(f"{nb.path_}: quote the values of these options: {options} ({e})") from e
+            raise SiteError(f"{Path(nb.path_).name}: quote the values of these options: {options} ({e})") from e
 
 
 def process_notebooks():
@@ -159,7 +159,7 @@ def formulas_to_mathml(page, name):
         try:
             return f'<span class="math {m[1]}">{tex_to_mathml(tex, display)}</span>'
         except Exception as e:  # the converter raises many kinds, all about the formula
-            raise SiteError(f"{name}: the formula {tex!r} cannot be turned into MathML: {e or type(e).__name__}") from e
+            raise SiteError(f"{name}: the formula {tex!r} cannot be turned into MathML: {str(e) or type(e).__name__}") from e
 
     return re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, page, flags=re.S)
 
