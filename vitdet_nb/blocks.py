@@ -167,15 +167,14 @@ class ResConvBlock(nn.Module):
         for layer in self.children(): out = layer(out)
         return x + out
 
-# %% ../nbs/05_blocks.ipynb #d439618d
+# %% ../nbs/05_blocks.ipynb #5e032566
 class ResNaiveBlock(ResConvBlock):
     "One 3x3 conv: the paper's naive block."
     def __init__(self,
         in_channels: int, # Channels of the grid
         out_channels: int, # The same again
-        act_layer: Callable = nn.GELU, # Not used: one conv has no activation
     ):
-        super().__init__([in_channels, out_channels], [3], act_layer)
+        super().__init__([in_channels, out_channels], [3])
 
 class ResBasicBlock(ResConvBlock):
     "Two 3x3 convs: the paper's basic block."
