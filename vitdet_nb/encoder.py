@@ -16,12 +16,12 @@ from torch import nn
 from .blocks import Block, LayerNorm2d, ResBottleneckBlock
 from .patch_embed import PatchEmbed, check_image, get_abs_pos, pad_to_patches
 
-# %% ../nbs/06_encoder.ipynb #fc06f78a
+# %% ../nbs/06_encoder.ipynb #86c0b4ff
 def sam_neck(
     embed_dim: int, # Channels of a token
     out_chans: int, # Channels of the features
 ) -> nn.Sequential: # (B, embed_dim, H, W) -> (B, out_chans, H, W)
-    "Segment Anything's neck: a 1x1 conv that sets the channels, a 3x3 conv that mixes neighbours, a norm after each."
+    "Segment Anything's neck: a 1x1 conv sets the channels, a 3x3 conv mixes neighbours, a norm follows each."
     return nn.Sequential(
         nn.Conv2d(embed_dim, out_chans, kernel_size=1, bias=False),
         LayerNorm2d(out_chans),
