@@ -1,5 +1,6 @@
 "What users install: a wheel that holds the modules, asks for little, and imports without notebook tools or network."
 import email
+import re
 import shutil
 import subprocess
 import sys
@@ -72,3 +73,12 @@ def test_the_library_needs_no_development_tools_and_no_network(wheel, tmp_path):
                          env={"PYTHONPATH": str(tmp_path), "PATH": ""}, capture_output=True, text=True)
     assert res.returncode == 0, res.stderr
     assert str(tmp_path) in res.stdout and "(1, 8, 4, 4)" in res.stdout
+
+
+def test_the_readme_runs_and_its_links_lead_somewhere():
+    text = (root / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)", text)
+    assert len(links) > 5 and not [link for link in links if not (root / link).exists()]
+    code = re.search(r"```python\n(.*?)```", text, re.S)[1] + "\nassert features.shape == (1, 256, 64, 64)"
+    res = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr

@@ -129,34 +129,34 @@ class ViTDet(nn.Module):
         for earlier in self.blocks[:block]: x = earlier(x)
         return self.blocks[block].attention_map(x, query)
 
-# %% ../nbs/06_encoder.ipynb #d127a620
+# %% ../nbs/06_encoder.ipynb #a4a46ef6
 _sizes = {
     "b": dict(embed_dim=768, depth=12, num_heads=12, global_attn_indexes=(2, 5, 8, 11)),
     "l": dict(embed_dim=1024, depth=24, num_heads=16, global_attn_indexes=(5, 11, 17, 23)),
     "h": dict(embed_dim=1280, depth=32, num_heads=16, global_attn_indexes=(7, 15, 23, 31)),
 }
 
-def sam_vit_b(**kwargs) -> ViTDet: # Any argument of `ViTDet`, to change the preset
+def sam_vit_b(**kwargs) -> ViTDet: # Arguments of `ViTDet` that differ
     "Segment Anything's smallest image encoder, 90 million parameters, random weights."
     return ViTDet(**_sizes["b"] | kwargs)
 
-def sam_vit_l(**kwargs) -> ViTDet: # Any argument of `ViTDet`, to change the preset
+def sam_vit_l(**kwargs) -> ViTDet: # Arguments of `ViTDet` that differ
     "Segment Anything's middle image encoder, 308 million parameters, random weights."
     return ViTDet(**_sizes["l"] | kwargs)
 
-def sam_vit_h(**kwargs) -> ViTDet: # Any argument of `ViTDet`, to change the preset
+def sam_vit_h(**kwargs) -> ViTDet: # Arguments of `ViTDet` that differ
     "Segment Anything's largest image encoder, 637 million parameters, random weights."
     return ViTDet(**_sizes["h"] | kwargs)
 
-def vitdet_b(**kwargs) -> ViTDet: # Any argument of `ViTDet`, to change the preset
+def vitdet_b(**kwargs) -> ViTDet: # Arguments of `ViTDet` that differ
     "ViTDet's ViT-B backbone: no neck, drop path 0.1, random weights."
     return ViTDet(**_sizes["b"] | dict(out_chans=None, drop_path_rate=0.1) | kwargs)
 
-def vitdet_l(**kwargs) -> ViTDet: # Any argument of `ViTDet`, to change the preset
+def vitdet_l(**kwargs) -> ViTDet: # Arguments of `ViTDet` that differ
     "ViTDet's ViT-L backbone: no neck, drop path 0.4, random weights."
     return ViTDet(**_sizes["l"] | dict(out_chans=None, drop_path_rate=0.4) | kwargs)
 
-def vitdet_h(**kwargs) -> ViTDet: # Any argument of `ViTDet`, to change the preset
+def vitdet_h(**kwargs) -> ViTDet: # Arguments of `ViTDet` that differ
     "ViTDet's ViT-H backbone: no neck, drop path 0.5, random weights."
     return ViTDet(**_sizes["h"] | dict(out_chans=None, drop_path_rate=0.5) | kwargs)
 

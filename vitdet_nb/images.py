@@ -25,22 +25,25 @@ def sample_photo() -> Path: # A portrait of 512 x 600 pixels that comes with mat
     "The photo that every chapter uses: it is on every machine that has the library."
     return Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
 
-# %% ../nbs/00_images.ipynb #b213bb3e
+# %% ../nbs/00_images.ipynb #c4f58816
 def to_tensor(
-    image: Image.Image,
+    image: Image.Image, # Mode RGB
 ) -> torch.Tensor: # (3, H, W), float32 in [0, 1]
     "A PIL image as a float tensor."
     return v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=True)
 
-# %% ../nbs/00_images.ipynb #591543a6
+# %% ../nbs/00_images.ipynb #db9d3757
 def show_images(
     images: list, # PIL images, arrays, or tensors (3, H, W) in [0, 1]
     titles: list | None = None, # One for each image
     height: float = 3., # Of the figure, in inches
 ) -> L: # The axes, one for each image, to draw more on
     "Show pictures side by side, each with its own shape."
-    def to_array(x): return x.detach().cpu().permute(1, 2, 0).clamp(0, 1) if isinstance(x, torch.Tensor) else x
-    images = [np.asarray(to_array(x)) for x in images]
+    def to_array(x):
+        if isinstance(x, torch.Tensor):
+            x = x.detach().cpu().permute(1, 2, 0).clamp(0, 1)  # (H, W, 3)
+        return np.asarray(x)
+    images = [to_array(x) for x in images]
     ratios = [x.shape[1] / x.shape[0] for x in images]
     size = height * sum(ratios), height
     fig, axes = plt.subplots(1, len(images), figsize=size, width_ratios=ratios, squeeze=False)
@@ -50,49 +53,55 @@ def show_images(
         ax.axis("off")
     return L(*axes[0])
 
-# %% ../nbs/00_images.ipynb #a7f019cd
+# %% ../nbs/00_images.ipynb #db1e507b
 def load_image(
     path: str | Path, # A file that Pillow can read: JPEG, PNG, WebP, TIFF, ...
 ) -> Image.Image: # Mode RGB, the way up that the camera was held
-    """Open a photo as RGB, turned upright by its EXIF tag. 16 bits become 8; transparency is dropped.
+    """Open a photo as RGB, upright by its EXIF tag. 16 bits become 8; transparency is dropped.
     Raises `FileNotFoundError` or `ValueError`, with the path."""
     path = Path(path)
-    if path.is_dir(): raise ValueError(f"{str(path)!r} is a folder, not a picture: list it with list_images")
-    if not path.exists(): raise FileNotFoundError(f"no picture at {str(path)!r}: check the path")
-    try:
-        with path.open("rb") as file, Image.open(file) as image:  # given the path, Pillow garbles turned grey TIFFs
+    if path.is_dir():
+        raise ValueError(f"{str(path)!r} is a folder, not a picture: list it with list_images")
+    if not path.exists():
+        raise FileNotFoundError(f"no picture at {str(path)!r}: check the path")
+    try:  # open the file ourselves: given its path, Pillow garbles grey TIFFs that it turns
+        with path.open("rb") as file, Image.open(file) as image:
             image.load()  # Pillow reads lazily: a truncated file fails here
             tiff = image.format == "TIFF"
-            if not tiff: image = ImageOps.exif_transpose(image)  # a TIFF is turned while it loads
-    except Exception as e:  # broken files raise OSError, SyntaxError, ValueError, struct.error, ...
+            if not tiff: image = ImageOps.exif_transpose(image)  # a TIFF is already turned
+    except Exception as e:  # broken files raise OSError, SyntaxError, ValueError, struct.error
         raise ValueError(f"{str(path)!r} is not a readable picture, perhaps truncated: {e}") from e
-    if image.mode.startswith("I;16") or (image.mode == "I" and not tiff):  # 16 bits: convert would clip at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+    if image.mode.startswith("I;16") or (image.mode == "I" and not tiff):  # 16 bits
+        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))  # convert would clip
     if image.mode in ("I", "F"):
-        raise ValueError(f"{str(path)!r} has mode {image.mode}, which does not say what white is: save it with 8 bits")
+        raise ValueError(f"{str(path)!r} has mode {image.mode}, which does not say what white is: "
+                         "save it with 8 bits")
     return image.convert("RGB")
 
-# %% ../nbs/00_images.ipynb #3877567f
+# %% ../nbs/00_images.ipynb #cf9b0a43
 picture_suffixes = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 def list_images(
-    folder: str | Path, # Searched with all its subfolders, so that the root of COCO works as well as its `val2017`
+    folder: str | Path, # Searched with its subfolders: the root of COCO works as well as `val2017`
     progress: bool = True, # Count on standard error while searching
 ) -> L: # Of sorted paths
-    """The pictures in a folder laid out as COCO is. Hidden files and folders are left out, links to folders
-    are not followed. Raises `FileNotFoundError` if there is no folder or no picture in it."""
+    """The pictures in a folder laid out as COCO is. Hidden files and folders are left out; links to
+    folders are not followed. Raises `FileNotFoundError` if the folder or pictures are absent."""
     folder = Path(folder)
-    if not folder.is_dir(): raise FileNotFoundError(f"no folder at {str(folder)!r}: check the path")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder at {str(folder)!r}: check the path")
     found = []
     for root, subfolders, names in os.walk(folder):
-        subfolders[:] = [s for s in subfolders if not s.startswith(".")]  # where os.walk goes next
+        subfolders[:] = [s for s in subfolders if not s.startswith(".")]  # where os.walk goes
         for path in (Path(root, name) for name in names if not name.startswith(".")):
             if path.suffix.lower() not in picture_suffixes: continue
             found.append(path)
-            if progress and len(found) % 100 == 0: print(end=f"\r{len(found)} pictures", file=sys.stderr, flush=True)
+            if progress and len(found) % 100 == 0:
+                print(end=f"\r{len(found)} pictures", file=sys.stderr, flush=True)
     if progress: print(f"\r{len(found)} pictures", file=sys.stderr)
     if not found:
-        raise FileNotFoundError(f"no picture in {str(folder)!r}: looked for {', '.join(sorted(picture_suffixes))}")
+        suffixes = ", ".join(sorted(picture_suffixes))
+        raise FileNotFoundError(f"no picture in {str(folder)!r}: looked for {suffixes}")
     return L(sorted(found))
 
 # %% ../nbs/00_images.ipynb #dc921094
@@ -106,62 +115,66 @@ def random_resized_crop(
         v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
     ])
 
-# %% ../nbs/00_images.ipynb #60f9d439
+# %% ../nbs/00_images.ipynb #e7249b09
 pixel_mean = torch.tensor([0.485, 0.456, 0.406])  # of ImageNet's red, green, blue, in [0, 1]
 pixel_std = torch.tensor([0.229, 0.224, 0.225])
 
 class PadTo(v2.Transform):
-    "Pad an image on the right and at the bottom to at least `size` x `size`; larger sides stay as they are."
-    def __init__(self, size: int, fill: tuple = (0, 0, 0)):
+    "Pad an image on the right and at the bottom to at least `size` x `size`; larger sides stay."
+    def __init__(self,
+        size: int, # Least height and width that come out, in pixels
+        fill: tuple = (0, 0, 0), # Colour of the padding, 0 to 255
+    ):
         super().__init__()
         self.size, self.fill = size, fill
 
     def transform(self, inpt, params):
         h, w = v2.functional.get_size(inpt)
-        padding = [0, 0, max(0, self.size - w), max(0, self.size - h)]  # left, top, right, bottom
-        return v2.functional.pad(inpt, padding, fill=self.fill)
+        right, bottom = max(0, self.size - w), max(0, self.size - h)
+        return v2.functional.pad(inpt, [0, 0, right, bottom], fill=self.fill)
 
-# %% ../nbs/00_images.ipynb #618443cd
+# %% ../nbs/00_images.ipynb #34be4486
 def large_scale_jitter(
     size: int = 1024, # Side of the square that comes out, in pixels
-    scale: tuple = (0.1, 2.0), # The longest side becomes a random multiple of `size` in this range
+    scale: tuple = (0.1, 2.0), # Range of the random factor; at 1 the longest side just fits
 ) -> v2.Compose: # PIL image -> (3, size, size), float32 in [0, 1]
-    "Resize by a random factor that keeps the shape of things, crop or pad to a square (Ghiasi et al. 2021)."
+    "Resize by a random factor without distortion, crop or pad to a square (Ghiasi et al. 2021)."
+    mean_colour = tuple(round(255 * m) for m in pixel_mean.tolist())  # about 0 once normalised
     return v2.Compose([
         v2.RandomHorizontalFlip(p=0.5),  # first, so that the padding is never at the left
         v2.ScaleJitter((size, size), scale_range=scale, antialias=True),
-        PadTo(size, fill=tuple(round(255 * m) for m in pixel_mean.tolist())),  # about zero once normalised
+        PadTo(size, fill=mean_colour),
         v2.RandomCrop(size),
         v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
     ])
 
-# %% ../nbs/00_images.ipynb #1b706bb5
+# %% ../nbs/00_images.ipynb #b5e4329c
 def resized_hw(
     hw: tuple, # Height and width of the photo
     size: int = 1024, # The longest side after resizing
 ) -> tuple: # Height and width after resizing
-    "Size of a photo whose longest side becomes `size`, rounded as Segment Anything does, but never to nothing."
+    "Size of a photo whose longest side becomes `size`, rounded as by Segment Anything, never to 0."
     scale = size / max(hw)
     return max(1, int(hw[0] * scale + 0.5)), max(1, int(hw[1] * scale + 0.5))
 
-# %% ../nbs/00_images.ipynb #5e5eadd6
+# %% ../nbs/00_images.ipynb #a122b7cc
 def sam_preprocess(
     image: Image.Image, # Mode RGB, as `load_image` returns it
     size: int = 1024, # The longest side after resizing, and the side of the padded square
 ) -> torch.Tensor: # (1, 3, size, size), normalised; zero where padded
-    "Segment Anything's input: longest side to `size`, normalise each channel, pad right and bottom to a square."
+    "Segment Anything's input: longest side to `size`, normalise, pad right and bottom to a square."
     h, w = resized_hw((image.height, image.width), size)
     x = to_tensor(v2.functional.resize(image, [h, w], antialias=True))  # (3, h, w)
     x = v2.functional.normalize(x, pixel_mean.tolist(), pixel_std.tolist())
-    return v2.functional.pad(x, [0, 0, size - w, size - h])[None]  # (3, h, w) -> (1, 3, size, size)
+    return v2.functional.pad(x, [0, 0, size - w, size - h])[None]  # (1, 3, size, size)
 
-# %% ../nbs/00_images.ipynb #0df4c756
+# %% ../nbs/00_images.ipynb #f5858517
 def to_input_coords(
     xy: torch.Tensor, # (..., 2), x then y, in pixels of the photo
     hw: tuple, # Height and width of the photo
     size: int = 1024, # As given to `sam_preprocess`
 ) -> torch.Tensor: # (..., 2), in pixels of the encoder's input
-    "Where points of the photo are in the input that `sam_preprocess` makes. Boxes work too, as pairs of corners."
+    "Where points of the photo are in `sam_preprocess`'s output; boxes too, as pairs of corners."
     h, w = resized_hw(hw, size)
     return xy * torch.tensor([w / hw[1], h / hw[0]], device=xy.device)
 

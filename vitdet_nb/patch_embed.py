@@ -12,27 +12,33 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% ../nbs/01_patch_embed.ipynb #4f27c54c
+# %% ../nbs/01_patch_embed.ipynb #96094891
 def check_image(
     x: torch.Tensor, # A batch of images, (B, C, H, W)
     in_chans: int, # The number of channels, C, that the model takes
     patch_size: int, # The least height and width, in pixels
 ):
-    "Raise one clear `ValueError` if `x` is not a batch of float images that the model can take."
+    "Raise a `ValueError` that says why if `x` is not a batch of float images for this model."
     shape = tuple(x.shape)
     if x.ndim != 4:
-        raise ValueError(f"expected images (B, C, H, W), got shape {shape}: x[None] adds a batch axis")
+        raise ValueError(f"expected images (B, C, H, W), got shape {shape}: "
+                         "x[None] adds a batch axis")
     if not x.is_floating_point():
-        raise ValueError(f"expected a float tensor, got {x.dtype}: scale it to [0, 1] and normalise it first")
+        raise ValueError(f"expected a float tensor, got {x.dtype}: "
+                         "scale it to [0, 1] and normalise it first")
     if x.shape[1] != in_chans:
         raise ValueError(f"expected {in_chans} channels, got {x.shape[1]} in shape {shape}: "
                          f"convert the image, or build the model with in_chans={x.shape[1]}")
     if min(x.shape[2:]) < patch_size:
-        raise ValueError(f"image of {shape[2]} x {shape[3]} is smaller than a patch of {patch_size}: resize it")
+        raise ValueError(f"image of {shape[2]} x {shape[3]} is smaller than "
+                         f"a patch of {patch_size}: resize it")
 
-# %% ../nbs/01_patch_embed.ipynb #a2cffca1
+# %% ../nbs/01_patch_embed.ipynb #928945cb
 class PatchEmbed(nn.Module):
-    "Cut images into patches and map each linearly to a token: (B, C, H, W) -> (B, H/p, W/p, embed_dim)."
+    """Cut images into patches and map each linearly to a token.
+
+    (B, C, H, W) -> (B, H/p, W/p, embed_dim).
+    Raises `ValueError` for what `check_image` refuses and for sides that p does not divide."""
     def __init__(self,
         patch_size: int = 16, # Side p of a patch, in pixels
         in_chans: int = 3, # Channels of the image
@@ -46,27 +52,30 @@ class PatchEmbed(nn.Module):
         check_image(x, self.in_chans, self.patch_size)
         h, w = x.shape[2:]
         if h % self.patch_size or w % self.patch_size:
-            raise ValueError(f"image of {h} x {w} does not divide into patches of {self.patch_size}: "
-                             "pad it with pad_to_patches")
+            raise ValueError(f"image of {h} x {w} does not divide into "
+                             f"patches of {self.patch_size}: pad it with pad_to_patches")
         return self.proj(x).permute(0, 2, 3, 1)  # (B, D, H/p, W/p) -> (B, H/p, W/p, D)
 
-# %% ../nbs/01_patch_embed.ipynb #6e648237
+# %% ../nbs/01_patch_embed.ipynb #97f68ac6
 def get_abs_pos(
-    abs_pos: torch.Tensor, # (1, N, C) as in MAE and detectron2, or (1, H0, W0, C) as in Segment Anything
+    abs_pos: torch.Tensor, # (1, N, C) from MAE or detectron2, (1, H0, W0, C) from Segment Anything
     has_cls_token: bool, # Whether the first of N entries belongs to a class token; it is dropped
     hw: tuple, # The grid to resize to, rows and columns
 ) -> torch.Tensor: # (1, H, W, C)
-    "Absolute positions for any grid, resized bicubically where it is another (after detectron2)."
+    """Absolute positions for any grid; bicubic where the table has another (after detectron2).
+    Raises `ValueError` if N positions form no square."""
     if abs_pos.ndim == 3:
         if has_cls_token: abs_pos = abs_pos[:, 1:]
         n = abs_pos.shape[1]
         side = math.isqrt(n)
         if side * side != n:
-            raise ValueError(f"{n} positions do not form a square grid: is has_cls_token={has_cls_token} right?")
+            raise ValueError(f"{n} positions do not form a square grid: "
+                             f"is has_cls_token={has_cls_token} right?")
         abs_pos = abs_pos.reshape(1, side, side, -1)
     if tuple(abs_pos.shape[1:3]) == tuple(hw): return abs_pos
-    resized = F.interpolate(abs_pos.permute(0, 3, 1, 2), size=tuple(hw), mode="bicubic", align_corners=False)
-    return resized.permute(0, 2, 3, 1)  # (1, C, H, W) -> (1, H, W, C)
+    x = abs_pos.permute(0, 3, 1, 2)  # (1, H0, W0, C) -> (1, C, H0, W0)
+    x = F.interpolate(x, size=tuple(hw), mode="bicubic", align_corners=False)
+    return x.permute(0, 2, 3, 1)  # (1, C, H, W) -> (1, H, W, C)
 
 # %% ../nbs/01_patch_embed.ipynb #77b3bb31
 def pad_to_patches(

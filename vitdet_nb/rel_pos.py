@@ -31,7 +31,7 @@ def get_rel_pos(
     offset = q - k + (k_size - 1) * max(q_size / k_size, 1.0)  # from 0 to length - 1
     return rel_pos[offset.long()]
 
-# %% ../nbs/04_rel_pos.ipynb #10b40b0b
+# %% ../nbs/04_rel_pos.ipynb #b011005c
 def add_decomposed_rel_pos(
     attn: torch.Tensor, # Scores, (..., q_h*q_w, k_h*k_w)
     q: torch.Tensor, # Queries, unscaled, (..., q_h*q_w, C)
@@ -52,8 +52,9 @@ def add_decomposed_rel_pos(
     q = q.unflatten(-2, tuple(q_size))  # (..., q_h, q_w, C)
     bias_h = torch.einsum("...hwc,hkc->...hwk", q, Rh)  # (..., q_h, q_w, k_h)
     bias_w = torch.einsum("...hwc,wkc->...hwk", q, Rw)  # (..., q_h, q_w, k_w)
-    bias = bias_h[..., :, None] + bias_w[..., None, :]  # (..., q_h, q_w, k_h, k_w)
-    return attn + bias.reshape(attn.shape)
+    scores = attn.unflatten(-1, tuple(k_size)).unflatten(-3, tuple(q_size))  # (..., q_h, q_w, k_h, k_w)
+    scores = scores + bias_h[..., :, None] + bias_w[..., None, :]
+    return scores.reshape(attn.shape)
 
 # %% ../nbs/04_rel_pos.ipynb #b3c0ca5d
 class RelPosAttention(Attention):

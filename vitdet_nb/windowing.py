@@ -9,12 +9,13 @@ __all__ = ['window_partition', 'window_unpartition', 'real_tokens']
 import torch
 import torch.nn.functional as F
 
-# %% ../nbs/02_windowing.ipynb #ad0ee29f
+# %% ../nbs/02_windowing.ipynb #cacee09b
 def window_partition(
     x: torch.Tensor, # Tokens on their grid, (B, H, W, C)
     window_size: int, # Side w of a window, in tokens
 ) -> tuple: # Windows (B*nW, w, w, C), and the padded grid size (Hp, Wp)
-    "Cut a grid of tokens into windows; pad with zeros on the right and at the bottom where they do not fit."
+    """Cut a grid of tokens into windows; pad with zeros on the right and at the bottom if need be.
+    Raises `ValueError` for a window size below 1 and for tokens that are not (B, H, W, C)."""
     if window_size <= 0: raise ValueError(f"window_size is {window_size}: it must be at least 1")
     if x.ndim != 4: raise ValueError(f"expected tokens (B, H, W, C), got shape {tuple(x.shape)}")
     _, H, W, C = x.shape
@@ -38,12 +39,12 @@ def window_unpartition(
     x = x.transpose(2, 3).reshape(x.shape[0], Hp, Wp, -1)  # (B, rows, w, cols, w, C) -> (B, Hp, Wp, C)
     return x[:, :H, :W]
 
-# %% ../nbs/02_windowing.ipynb #f8a6c608
+# %% ../nbs/02_windowing.ipynb #f918f3ef
 def real_tokens(
     hw: tuple, # Grid size (H, W)
     window_size: int, # Side w of a window, in tokens
     device=None, # Where the mask is made
 ) -> torch.Tensor: # Bool, (nW, w*w): True for a token of the image, False for padding
-    "Which tokens of each window are real: hand it to attention to keep pad tokens from being read."
+    "Which tokens of each window are real; attention given this reads no pad tokens."
     ones = torch.ones(1, *hw, 1, dtype=torch.bool, device=device)
     return window_partition(ones, window_size)[0].flatten(1)  # (nW, w, w, 1) -> (nW, w*w)
