@@ -17,7 +17,7 @@ test: .venv/installed  ## run every notebook and everything in tests/
 	$(BIN)/python -m pytest tests
 
 lab: .venv/installed  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs
 
 refresh: .venv/installed  ## export, execute all notebooks, store their outputs, clean them
 	$(BIN)/nbdev_export

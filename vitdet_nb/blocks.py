@@ -16,9 +16,9 @@ from .attention import Attention
 from .rel_pos import RelPosAttention
 from .windowing import real_tokens, window_partition, window_unpartition
 
-# %% ../nbs/05_blocks.ipynb #a4a8567f
+# %% ../nbs/05_blocks.ipynb #3c795b7e
 class MLPBlock(nn.Module):
-    "Two linear layers with an activation between them, applied to every token alone."
+    "Two linear layers, an activation between them, on each token alone: (..., C) -> (..., C)."
     def __init__(self,
         embedding_dim: int, # Channels in and out
         mlp_dim: int, # Channels between the layers
@@ -48,28 +48,31 @@ class LayerNorm2d(nn.Module):
         x = (x - mean) / torch.sqrt(var + self.eps)
         return x * self.weight[:, None, None] + self.bias[:, None, None]
 
-# %% ../nbs/05_blocks.ipynb #f30cfac9
+# %% ../nbs/05_blocks.ipynb #97242e97
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): in training, zero the branch of some images of a batch
-    and scale up that of the others, so that the mean stays."""
+    """Stochastic depth (Huang et al. 2016): in training, zero the branch of some images of a
+    batch, (B, ...), and scale up that of the others, so that the mean stays.
+    Raises `ValueError` unless `drop_prob` is at least 0 and less than 1."""
     def __init__(self,
         drop_prob: float = 0., # Probability that an image's branch is dropped, in [0, 1)
     ):
         super().__init__()
         if not 0 <= drop_prob < 1:
-            raise ValueError(f"drop_prob is {drop_prob}: it must be at least 0 and less than 1")
+            raise ValueError(f"drop_prob is {drop_prob}: "
+                             "it must be at least 0 and less than 1")
         self.drop_prob = drop_prob
 
     def forward(self, x):
         if not self.training or self.drop_prob == 0: return x
         keep = 1 - self.drop_prob
-        mask = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)  # one draw an image
+        mask = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)  # (B, 1, 1, 1)
         return x * mask / keep
 
-# %% ../nbs/05_blocks.ipynb #cc7a0067
+# %% ../nbs/05_blocks.ipynb #72e23b3c
 class Block(nn.Module):
     """A transformer block over a grid of tokens, (B, H, W, C) -> (B, H, W, C).
-    Attention in windows or over the whole grid, then an MLP, each with a norm before and a skip around."""
+    Attention in windows or over the whole grid, then an MLP, each with a norm before and a skip
+    around it. Raises `ValueError` for a window size below 0."""
     def __init__(self,
         dim: int, # Channels of a token
         num_heads: int, # Must divide `dim`
@@ -80,9 +83,9 @@ class Block(nn.Module):
         act_layer: Callable = nn.GELU, # Makes the MLP's activation
         use_rel_pos: bool = True, # Whether attention knows relative positions
         window_size: int = 0, # Side of a window, in tokens; 0 is global attention
-        input_size: tuple = (64, 64), # The grid (H, W) that a global block's tables are made for
-        residual_block: nn.Module | None = None, # Applied after the MLP, such as `ResBottleneckBlock`
-        mask_padding: bool = False, # Whether pad tokens are hidden; the reference code reads them
+        input_size: tuple = (64, 64), # Grid (H, W) that a global block's tables are made for
+        residual_block: nn.Module | None = None, # At the end, such as `ResBottleneckBlock`
+        mask_padding: bool = False, # Whether pad tokens are hidden; reference code reads them
     ):
         super().__init__()
         if window_size < 0:
@@ -91,19 +94,21 @@ class Block(nn.Module):
         self.window_size, self.mask_padding = window_size, mask_padding
         table_size = (window_size, window_size) if window_size else input_size
         self.norm1 = norm_layer(dim)
-        if use_rel_pos: self.attn = RelPosAttention(dim, num_heads, qkv_bias, input_size=table_size)
+        if use_rel_pos:
+            self.attn = RelPosAttention(dim, num_heads, qkv_bias, input_size=table_size)
         else: self.attn = Attention(dim, num_heads, qkv_bias)
         self.norm2 = norm_layer(dim)
         self.mlp = MLPBlock(dim, int(dim * mlp_ratio), act_layer)
         self.drop_path = DropPath(drop_path)
         self.residual = residual_block
 
-    def windows(self, x):  # (B, H, W, C) -> (B*nW, w, w, C), the padded grid, which tokens are real
+    def windows(self, x):  # (B, H, W, C) -> (B*nW, w, w, C), the padded grid, which are real
         "What attention runs on, and a mask (B*nW, w*w) where pad tokens are to be hidden."
         if not self.window_size: return x, x.shape[1:3], None
         windows, pad_hw = window_partition(x, self.window_size)
         if not self.mask_padding: return windows, pad_hw, None
-        return windows, pad_hw, real_tokens(x.shape[1:3], self.window_size, x.device).repeat(len(x), 1)
+        real = real_tokens(x.shape[1:3], self.window_size, x.device)  # (nW, w*w)
+        return windows, pad_hw, real.repeat(len(x), 1)
 
     def attend(self, x):  # (B, H, W, C) -> (B, H, W, C)
         "The attention branch, of tokens that are normed already."
@@ -134,29 +139,32 @@ class Block(nn.Module):
         out[:, :, top:top + h, left:left + w] = weights
         return out
 
-    def forward(self, x):  # (B, H, W, C)
-        x = x + self.drop_path(self.attend(self.norm1(x)))  # per image: the windows are back in place
+    def forward(self, x):  # (B, H, W, C) -> (B, H, W, C)
+        x = x + self.drop_path(self.attend(self.norm1(x)))  # the windows are back in place
         x = x + self.drop_path(self.mlp(self.norm2(x)))
         if self.residual is None: return x
-        return self.residual(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # convs take (B, C, H, W)
+        x = x.permute(0, 3, 1, 2)  # (B, C, H, W), as convs take it
+        return self.residual(x).permute(0, 2, 3, 1)  # (B, H, W, C)
 
-# %% ../nbs/05_blocks.ipynb #bfede2f6
+# %% ../nbs/05_blocks.ipynb #36884b46
 class ResConvBlock(nn.Module):
-    "`x + conv(x)`, with a norm after each conv and an activation between them; starts as the identity."
+    """`x + conv(x)`, (B, C, H, W) -> (B, C, H, W): convs, a norm after each, activations
+    between. Starts as the identity. Raises `ValueError` if channels in and out differ."""
     def __init__(self,
-        channels: list, # Channels before, between and after the convs; the first and the last must agree
+        channels: list, # Channels before, between and after the convs; first and last must agree
         kernel_sizes: list, # One for each conv
         act_layer: Callable = nn.GELU, # Makes an activation
     ):
         super().__init__()
         if channels[0] != channels[-1]:
-            raise ValueError(f"in_channels {channels[0]} and out_channels {channels[-1]} differ: "
-                             "make them equal, the skip adds the input to the output")
+            raise ValueError(f"in_channels {channels[0]} and out_channels {channels[-1]} "
+                             "differ: make them equal, the skip adds the input to the output")
         last = len(kernel_sizes)
         for i, kernel_size in enumerate(kernel_sizes, start=1):
             conv = nn.Conv2d(channels[i-1], channels[i], kernel_size,
-                             padding=kernel_size // 2, bias=False)  # a norm follows, with a bias
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as detectron2
+                             padding=kernel_size // 2, bias=False)  # the norm has a bias
+            # drawn as in detectron2
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             setattr(self, f"conv{i}", conv)
             setattr(self, f"norm{i}", LayerNorm2d(channels[i]))
             if i < last: setattr(self, f"act{i}", act_layer())

@@ -16,19 +16,20 @@ from torch import nn
 from .blocks import Block, LayerNorm2d, ResBottleneckBlock
 from .patch_embed import PatchEmbed, check_image, get_abs_pos, pad_to_patches
 
-# %% ../nbs/06_encoder.ipynb #86c0b4ff
+# %% ../nbs/06_encoder.ipynb #9df1964b
 def sam_neck(
     embed_dim: int, # Channels of a token
     out_chans: int, # Channels of the features
 ) -> nn.Sequential: # (B, embed_dim, H, W) -> (B, out_chans, H, W)
-    "Segment Anything's neck: a 1x1 conv sets the channels, a 3x3 conv mixes neighbours, a norm follows each."
+    """Segment Anything's neck: a 1x1 conv sets the channels, a 3x3 conv mixes neighbours,
+    a norm follows each."""
     return nn.Sequential(
         nn.Conv2d(embed_dim, out_chans, kernel_size=1, bias=False),
         LayerNorm2d(out_chans),
         nn.Conv2d(out_chans, out_chans, kernel_size=3, padding=1, bias=False),
         LayerNorm2d(out_chans))
 
-# %% ../nbs/06_encoder.ipynb #4139c10b
+# %% ../nbs/06_encoder.ipynb #795c70f2
 def check_indexes(
     name: str, # Of the argument, for the error
     indexes: tuple, # Block numbers, from 0
@@ -36,59 +37,64 @@ def check_indexes(
 ):
     "Raise `ValueError` if an index names no block."
     beyond = [i for i in indexes if not 0 <= i < depth]
-    if beyond: raise ValueError(f"{name} has {beyond}, but the blocks are numbered 0 to {depth - 1} (depth={depth})")
+    if beyond:
+        raise ValueError(f"{name} has {beyond}, but the blocks are numbered 0 to {depth - 1} "
+                         f"(depth={depth})")
 
-# %% ../nbs/06_encoder.ipynb #259f40a0
+# %% ../nbs/06_encoder.ipynb #fd77a03e
 class ViTDet(nn.Module):
     """The plain-ViT encoder of ViTDet (Li et al. 2022) and Segment Anything.
-    Images (B, in_chans, H, W) of any size -> features (B, out_chans, ceil(H/p), ceil(W/p))."""
+    Images (B, in_chans, H, W) of any size -> features (B, out_chans, ceil(H/p), ceil(W/p)).
+    Raises `ValueError` for arguments that do not fit together and for what is no such image."""
     def __init__(self,
-        img_size: int = 1024, # Side of the square image that the position tables are made for, in pixels
+        img_size: int = 1024, # Side of the square that the tables are made for, in pixels
         patch_size: int = 16, # Side p of a patch, in pixels
         in_chans: int = 3, # Channels of the image
         embed_dim: int = 768, # Channels of a token
         depth: int = 12, # Number of blocks
         num_heads: int = 12, # Must divide `embed_dim`
         mlp_ratio: float = 4., # Width of the MLPs, in multiples of `embed_dim`
-        out_chans: int | None = 256, # Channels of the features; None for no neck: `embed_dim` channels
+        out_chans: int | None = 256, # Channels of the features; None: no neck, `embed_dim` of them
         qkv_bias: bool = True, # Whether queries, keys and values have a bias
-        norm_layer: Callable = partial(nn.LayerNorm, eps=1e-6), # Makes a norm from a number of channels
+        norm_layer: Callable = partial(nn.LayerNorm, eps=1e-6), # Makes a norm from `embed_dim`
         act_layer: Callable = nn.GELU, # Makes the MLPs' activation
         use_abs_pos: bool = True, # Whether tokens get an absolute position
         use_rel_pos: bool = True, # Whether attention knows relative positions
         window_size: int = 14, # Side of a window, in tokens; 0 makes every block global
-        global_attn_indexes: tuple = (2, 5, 8, 11), # The blocks that attend over the whole grid
+        global_attn_indexes: tuple = (2, 5, 8, 11), # Blocks that attend over the whole grid
         residual_block_indexes: tuple = (), # The blocks that end with a `ResBottleneckBlock`
         drop_path_rate: float = 0., # Drop path of the last block; it grows linearly from 0
-        mask_padding: bool = False, # Whether pad tokens are hidden; the reference code reads them
+        mask_padding: bool = False, # Whether pad tokens are hidden; reference code reads them
     ):
         super().__init__()
         if img_size < patch_size or img_size % patch_size:
             near = max(1, img_size // patch_size) * patch_size
-            raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}: take {near} "
-                             "(it only sizes the tables; images may have any size)")
+            raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}: "
+                             f"take {near} (it only sizes the tables; images may have any size)")
         check_indexes("global_attn_indexes", global_attn_indexes, depth)
         check_indexes("residual_block_indexes", residual_block_indexes, depth)
         self.in_chans, self.patch_size = in_chans, patch_size
         grid = img_size // patch_size  # tokens a side
 
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
-        self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, embed_dim)) if use_abs_pos else None
+        self.pos_embed = None
+        if use_abs_pos: self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, embed_dim))
         self.blocks = nn.ModuleList()
         for i in range(depth):
-            conv = i in residual_block_indexes
+            conv = None
+            if i in residual_block_indexes:
+                conv = ResBottleneckBlock(embed_dim, embed_dim, embed_dim // 2)
             self.blocks.append(Block(
                 embed_dim, num_heads, mlp_ratio, qkv_bias,
                 drop_path=drop_path_rate * i / max(1, depth - 1),
                 norm_layer=norm_layer, act_layer=act_layer, use_rel_pos=use_rel_pos,
-                window_size=0 if i in global_attn_indexes else window_size, input_size=(grid, grid),
-                residual_block=ResBottleneckBlock(embed_dim, embed_dim, embed_dim // 2) if conv else None,
-                mask_padding=mask_padding))
+                window_size=0 if i in global_attn_indexes else window_size,
+                input_size=(grid, grid), residual_block=conv, mask_padding=mask_padding))
         self.neck = nn.Identity() if out_chans is None else sam_neck(embed_dim, out_chans)
         self.init_weights()
 
     def init_weights(self):
-        "Draw linear layers and positions from a normal distribution of deviation 0.02, as detectron2 does."
+        "Draw linear layers and positions with standard deviation 0.02, as detectron2 does."
         if self.pos_embed is not None: nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for m in self.modules():
             if isinstance(m, nn.Linear):
@@ -96,17 +102,21 @@ class ViTDet(nn.Module):
                 if m.bias is not None: nn.init.zeros_(m.bias)
 
     def embed(self,
-        x: torch.Tensor, # Images, (B, in_chans, H, W); padded with zeros to a multiple of the patch
+        x: torch.Tensor, # Images, (B, in_chans, H, W); padded with zeros to whole patches
     ) -> torch.Tensor: # (B, H/p, W/p, embed_dim)
         "Tokens with their absolute positions: what the first block takes."
         check_image(x, self.in_chans, self.patch_size)
         x = self.patch_embed(pad_to_patches(x, self.patch_size))
-        return x if self.pos_embed is None else x + get_abs_pos(self.pos_embed, False, x.shape[1:3])
+        if self.pos_embed is None: return x
+        return x + get_abs_pos(self.pos_embed, False, x.shape[1:3])
 
-    def forward(self, x):
-        x = self.embed(x)
+    def forward(self,
+        x: torch.Tensor, # Images, (B, in_chans, H, W), of any height and width from one patch up
+    ) -> torch.Tensor: # (B, out_chans, ceil(H/p), ceil(W/p))
+        "Turn images into features: `out_chans` channels, or `embed_dim` without a neck."
+        x = self.embed(x)  # (B, H/p, W/p, embed_dim)
         for block in self.blocks: x = block(x)
-        return self.neck(x.permute(0, 3, 1, 2))  # (B, H/p, W/p, D) -> (B, out_chans, H/p, W/p)
+        return self.neck(x.permute(0, 3, 1, 2))  # (B, out_chans, H/p, W/p)
 
     def block_outputs(self,
         x: torch.Tensor, # Images, (B, in_chans, H, W)
@@ -123,7 +133,7 @@ class ViTDet(nn.Module):
         block: int, # Which block, from 0
         query: tuple, # The token that reads, (row, column) of the grid of patches
     ) -> torch.Tensor: # (B, num_heads, H/p, W/p); zero outside the token's window
-        "With what weight one token reads each other token in a block: see `Block.attention_map`."
+        "With what weight one token reads each other in a block: see `Block.attention_map`."
         check_indexes("block", (block,), len(self.blocks))
         x = self.embed(x)
         for earlier in self.blocks[:block]: x = earlier(x)
@@ -160,19 +170,22 @@ def vitdet_h(**kwargs) -> ViTDet: # Arguments of `ViTDet` that differ
     "ViTDet's ViT-H backbone: no neck, drop path 0.5, random weights."
     return ViTDet(**_sizes["h"] | dict(out_chans=None, drop_path_rate=0.5) | kwargs)
 
-# %% ../nbs/06_encoder.ipynb #d9e35752
+# %% ../nbs/06_encoder.ipynb #d2540fda
 def pca_picture(
     features: torch.Tensor, # Of one image, (C, H, W) with at least 3 channels
 ) -> torch.Tensor: # (3, H, W), float32 in [0, 1], to show as a picture
-    """The three principal components of features as red, green and blue, each stretched from its 1st to its 99th
-    percentile. A component's sign is arbitrary: it is set so that the middle of the picture is the bright side."""
+    """The three principal components of features as red, green and blue, each stretched from its
+    1st to its 99th percentile. A component's sign is arbitrary: it is set so that the middle of
+    the picture is the bright side. Raises `ValueError` for another shape."""
     if features.ndim != 3 or len(features) < 3:
-        raise ValueError(f"expected the features of one image, (C, H, W) with C of at least 3, got shape "
-                         f"{tuple(features.shape)}: features[0] takes the first of a batch")
+        raise ValueError("expected the features of one image, (C, H, W) with C of at least 3, "
+                         f"got shape {tuple(features.shape)}: "
+                         "features[0] takes the first of a batch")
     _, H, W = features.shape
     x = features.detach().cpu().double().flatten(1).T  # (H*W, C)
     x = x - x.mean(0)
-    directions = torch.linalg.eigh(x.T @ x).eigenvectors[:, -3:].flip(1)  # (C, 3), the greatest first
+    directions = torch.linalg.eigh(x.T @ x).eigenvectors[:, -3:]  # (C, 3), the greatest last
+    directions = directions.flip(1)
     x = x @ directions  # (H*W, 3)
     middle = x.view(H, W, 3)[H // 3:H - H // 3, W // 3:W - W // 3].mean((0, 1))
     x = torch.where(middle < 0, -x, x)

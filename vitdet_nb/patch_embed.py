@@ -12,13 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% ../nbs/01_patch_embed.ipynb #96094891
+# %% ../nbs/01_patch_embed.ipynb #cb76b6b3
 def check_image(
     x: torch.Tensor, # A batch of images, (B, C, H, W)
     in_chans: int, # The number of channels, C, that the model takes
     patch_size: int, # The least height and width, in pixels
 ):
-    "Raise a `ValueError` that says why if `x` is not a batch of float images for this model."
+    """Raise an error that says why if `x` is not a batch of float images for this model:
+    `TypeError` if it is no tensor at all, otherwise `ValueError`."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"expected a tensor (B, C, H, W), got {type(x).__name__}: "
+                        "sam_preprocess makes one of a photo")
     shape = tuple(x.shape)
     if x.ndim != 4:
         raise ValueError(f"expected images (B, C, H, W), got shape {shape}: "

@@ -12,47 +12,51 @@ from torch import nn
 
 from .attention import Attention
 
-# %% ../nbs/04_rel_pos.ipynb #d324ceca
+# %% ../nbs/04_rel_pos.ipynb #14ca5c28
 def get_rel_pos(
     q_size: int, # Length of the query's axis, in tokens
     k_size: int, # Length of the key's axis, in tokens
-    rel_pos: torch.Tensor, # Table of one axis, (L, C), a row for each offset; resized unless L fits
-) -> torch.Tensor: # (q_size, k_size, C)
-    """The table's row for each pair of a query and a key on one axis (after MViTv2, Li et al. 2022).
+    rel_pos: torch.Tensor, # Table of one axis, (L, hd), a row an offset; resized if need be
+) -> torch.Tensor: # (q_size, k_size, hd)
+    """The table's row for each query and key on one axis (after MViTv2, Li et al. 2022).
 
     A table fits if L is 2*max(q_size, k_size) - 1. Raises `ValueError` if it is not 2-D."""
     if rel_pos.ndim != 2:
-        raise ValueError(f"expected a table (L, C), a row for each offset, got shape {tuple(rel_pos.shape)}")
+        raise ValueError("expected a table (L, hd), a row for each offset, "
+                         f"got shape {tuple(rel_pos.shape)}")
     length = 2 * max(q_size, k_size) - 1
-    if rel_pos.shape[0] != length:
-        rel_pos = F.interpolate(rel_pos.T[None], size=length, mode="linear")[0].T  # (L, C) -> (length, C)
-    q = torch.arange(q_size, device=rel_pos.device)[:, None] * max(k_size / q_size, 1.0)  # (q_size, 1)
-    k = torch.arange(k_size, device=rel_pos.device)[None, :] * max(q_size / k_size, 1.0)  # (1, k_size)
-    offset = q - k + (k_size - 1) * max(q_size / k_size, 1.0)  # from 0 to length - 1
+    if rel_pos.shape[0] != length:  # (L, hd) -> (length, hd)
+        rel_pos = F.interpolate(rel_pos.T[None], size=length, mode="linear")[0].T
+    q_step, k_step = max(k_size / q_size, 1.0), max(q_size / k_size, 1.0)  # 1 for equal sizes
+    q = torch.arange(q_size, device=rel_pos.device)[:, None] * q_step  # (q_size, 1)
+    k = torch.arange(k_size, device=rel_pos.device)[None, :] * k_step  # (1, k_size)
+    offset = q - k + (k_size - 1) * k_step  # (q_size, k_size), from 0 to length - 1
     return rel_pos[offset.long()]
 
-# %% ../nbs/04_rel_pos.ipynb #b011005c
+# %% ../nbs/04_rel_pos.ipynb #3c522622
 def add_decomposed_rel_pos(
     attn: torch.Tensor, # Scores, (..., q_h*q_w, k_h*k_w)
-    q: torch.Tensor, # Queries, unscaled, (..., q_h*q_w, C)
-    rel_pos_h: torch.Tensor, # Table of the vertical offsets, (2*h - 1, C)
-    rel_pos_w: torch.Tensor, # Table of the horizontal offsets, (2*w - 1, C)
+    q: torch.Tensor, # Queries, unscaled, (..., q_h*q_w, hd)
+    rel_pos_h: torch.Tensor, # Table of the vertical offsets, (2*h - 1, hd)
+    rel_pos_w: torch.Tensor, # Table of the horizontal offsets, (2*w - 1, hd)
     q_size: tuple, # Grid of the queries, (q_h, q_w)
     k_size: tuple, # Grid of the keys, (k_h, k_w)
 ) -> torch.Tensor: # Scores with the bias added, the shape of `attn`
-    """Add to each score the query's products with the rows of its two offsets (MViTv2, Li et al. 2022).
+    """Add to each score the query's products with the table rows of the two offsets
+    (after MViTv2, Li et al. 2022).
 
     Raises `ValueError` for a table that is not as wide as the queries or not 2-D."""
-    Rh = get_rel_pos(q_size[0], k_size[0], rel_pos_h)  # (q_h, k_h, C)
-    Rw = get_rel_pos(q_size[1], k_size[1], rel_pos_w)  # (q_w, k_w, C)
+    Rh = get_rel_pos(q_size[0], k_size[0], rel_pos_h)  # (q_h, k_h, hd)
+    Rw = get_rel_pos(q_size[1], k_size[1], rel_pos_w)  # (q_w, k_w, hd)
     for name, table in ("rel_pos_h", rel_pos_h), ("rel_pos_w", rel_pos_w):
         if table.shape[-1] != q.shape[-1]:
-            raise ValueError(f"{name} has width {table.shape[-1]}, but the queries have {q.shape[-1]} channels: "
-                             "a table is as wide as a head")
-    q = q.unflatten(-2, tuple(q_size))  # (..., q_h, q_w, C)
+            raise ValueError(f"{name} has width {table.shape[-1]}, but the queries have "
+                             f"{q.shape[-1]} channels: a table is as wide as a head")
+    q = q.unflatten(-2, tuple(q_size))  # (..., q_h, q_w, hd)
     bias_h = torch.einsum("...hwc,hkc->...hwk", q, Rh)  # (..., q_h, q_w, k_h)
     bias_w = torch.einsum("...hwc,wkc->...hwk", q, Rw)  # (..., q_h, q_w, k_w)
-    scores = attn.unflatten(-1, tuple(k_size)).unflatten(-3, tuple(q_size))  # (..., q_h, q_w, k_h, k_w)
+    scores = attn.unflatten(-1, tuple(k_size))  # (..., q_h*q_w, k_h, k_w)
+    scores = scores.unflatten(-3, tuple(q_size))  # (..., q_h, q_w, k_h, k_w)
     scores = scores + bias_h[..., :, None] + bias_w[..., None, :]
     return scores.reshape(attn.shape)
 

@@ -9,7 +9,7 @@ __all__ = ['window_partition', 'window_unpartition', 'real_tokens']
 import torch
 import torch.nn.functional as F
 
-# %% ../nbs/02_windowing.ipynb #cacee09b
+# %% ../nbs/02_windowing.ipynb #80692ad2
 def window_partition(
     x: torch.Tensor, # Tokens on their grid, (B, H, W, C)
     window_size: int, # Side w of a window, in tokens
@@ -18,15 +18,15 @@ def window_partition(
     Raises `ValueError` for a window size below 1 and for tokens that are not (B, H, W, C)."""
     if window_size <= 0: raise ValueError(f"window_size is {window_size}: it must be at least 1")
     if x.ndim != 4: raise ValueError(f"expected tokens (B, H, W, C), got shape {tuple(x.shape)}")
-    _, H, W, C = x.shape
+    B, H, W, C = x.shape
     w = window_size
     x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
     Hp, Wp = x.shape[1:3]
-    x = x.view(-1, Hp // w, w, Wp // w, w, C)
-    windows = x.transpose(2, 3).reshape(-1, w, w, C)  # (B, rows, cols, w, w, C) -> (B*nW, w, w, C)
+    x = x.view(B, Hp // w, w, Wp // w, w, C)
+    windows = x.transpose(2, 3).flatten(0, 2)  # (B, rows, cols, w, w, C) -> (B*nW, w, w, C)
     return windows, (Hp, Wp)
 
-# %% ../nbs/02_windowing.ipynb #baa8a14a
+# %% ../nbs/02_windowing.ipynb #6292b2e7
 def window_unpartition(
     windows: torch.Tensor, # (B*nW, w, w, C)
     window_size: int, # Side w of a window, in tokens
@@ -35,8 +35,9 @@ def window_unpartition(
 ) -> torch.Tensor: # (B, H, W, C)
     "Put windows back on their grid and drop the padding: the inverse of `window_partition`."
     w, (Hp, Wp), (H, W) = window_size, pad_hw, hw
-    x = windows.view(-1, Hp // w, Wp // w, w, w, windows.shape[-1])
-    x = x.transpose(2, 3).reshape(x.shape[0], Hp, Wp, -1)  # (B, rows, w, cols, w, C) -> (B, Hp, Wp, C)
+    rows, cols, C = Hp // w, Wp // w, windows.shape[-1]
+    x = windows.view(len(windows) // (rows * cols), rows, cols, w, w, C)
+    x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, rows, w, cols, w, C) -> (B, Hp, Wp, C)
     return x[:, :H, :W]
 
 # %% ../nbs/02_windowing.ipynb #f918f3ef
