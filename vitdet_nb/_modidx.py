@@ -56,6 +56,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
             'vitdet_nb.images': { 'vitdet_nb.images.PadTo': ('images.html#padto', 'vitdet_nb/images.py'),
                                   'vitdet_nb.images.PadTo.__init__': ('images.html#padto.__init__', 'vitdet_nb/images.py'),
                                   'vitdet_nb.images.PadTo.transform': ('images.html#padto.transform', 'vitdet_nb/images.py'),
+                                  'vitdet_nb.images.input_factors': ('images.html#input_factors', 'vitdet_nb/images.py'),
                                   'vitdet_nb.images.large_scale_jitter': ('images.html#large_scale_jitter', 'vitdet_nb/images.py'),
                                   'vitdet_nb.images.list_images': ('images.html#list_images', 'vitdet_nb/images.py'),
                                   'vitdet_nb.images.load_image': ('images.html#load_image', 'vitdet_nb/images.py'),

@@ -29,19 +29,21 @@ def sam_neck(
         nn.Conv2d(out_chans, out_chans, kernel_size=3, padding=1, bias=False),
         LayerNorm2d(out_chans))
 
-# %% ../nbs/06_encoder.ipynb #795c70f2
+# %% ../nbs/06_encoder.ipynb #a02edb31
 def check_indexes(
     name: str, # Of the argument, for the error
     indexes: tuple, # Block numbers, from 0
     depth: int, # The number of blocks
-):
+) -> tuple: # The indexes
     "Raise `ValueError` if an index names no block."
-    beyond = [i for i in indexes if not 0 <= i < depth]
+    indexes = tuple(indexes)
+    beyond = [i for i in indexes if i not in range(depth)]
     if beyond:
         raise ValueError(f"{name} has {beyond}, but the blocks are numbered 0 to {depth - 1} "
                          f"(depth={depth})")
+    return indexes
 
-# %% ../nbs/06_encoder.ipynb #fd77a03e
+# %% ../nbs/06_encoder.ipynb #9c7673d2
 class ViTDet(nn.Module):
     """The plain-ViT encoder of ViTDet (Li et al. 2022) and Segment Anything.
     Images (B, in_chans, H, W) of any size -> features (B, out_chans, ceil(H/p), ceil(W/p)).
@@ -57,7 +59,7 @@ class ViTDet(nn.Module):
         out_chans: int | None = 256, # Channels of the features; None: no neck, `embed_dim` of them
         qkv_bias: bool = True, # Whether queries, keys and values have a bias
         norm_layer: Callable = partial(nn.LayerNorm, eps=1e-6), # Makes a norm from `embed_dim`
-        act_layer: Callable = nn.GELU, # Makes the MLPs' activation
+        act_layer: Callable = nn.GELU, # Makes the activations of MLPs and conv blocks
         use_abs_pos: bool = True, # Whether tokens get an absolute position
         use_rel_pos: bool = True, # Whether attention knows relative positions
         window_size: int = 14, # Side of a window, in tokens; 0 makes every block global
@@ -71,9 +73,9 @@ class ViTDet(nn.Module):
             near = max(1, img_size // patch_size) * patch_size
             raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}: "
                              f"take {near} (it only sizes the tables; images may have any size)")
-        check_indexes("global_attn_indexes", global_attn_indexes, depth)
-        check_indexes("residual_block_indexes", residual_block_indexes, depth)
-        self.in_chans, self.patch_size = in_chans, patch_size
+        global_attn_indexes = check_indexes("global_attn_indexes", global_attn_indexes, depth)
+        residual_block_indexes = check_indexes("residual_block_indexes", residual_block_indexes, depth)
+        self.img_size, self.patch_size, self.in_chans = img_size, patch_size, in_chans
         grid = img_size // patch_size  # tokens a side
 
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
@@ -83,7 +85,7 @@ class ViTDet(nn.Module):
         for i in range(depth):
             conv = None
             if i in residual_block_indexes:
-                conv = ResBottleneckBlock(embed_dim, embed_dim, embed_dim // 2)
+                conv = ResBottleneckBlock(embed_dim, embed_dim, embed_dim // 2, act_layer)
             self.blocks.append(Block(
                 embed_dim, num_heads, mlp_ratio, qkv_bias,
                 drop_path=drop_path_rate * i / max(1, depth - 1),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['picture_suffixes', 'pixel_mean', 'pixel_std', 'sample_photo', 'to_tensor', 'show_images', 'load_image', 'list_images',
-           'random_resized_crop', 'PadTo', 'large_scale_jitter', 'resized_hw', 'sam_preprocess', 'to_input_coords',
-           'to_photo_coords']
+           'random_resized_crop', 'PadTo', 'large_scale_jitter', 'resized_hw', 'sam_preprocess', 'input_factors',
+           'to_input_coords', 'to_photo_coords']
 
 # %% ../nbs/00_images.ipynb #1b214513
 import os
@@ -32,7 +32,7 @@ def to_tensor(
     "A PIL image as a float tensor."
     return v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=True)
 
-# %% ../nbs/00_images.ipynb #db9d3757
+# %% ../nbs/00_images.ipynb #48e39a25
 def show_images(
     images: list, # PIL images, arrays, or tensors (3, H, W) in [0, 1]
     titles: list | None = None, # One for each image
@@ -47,13 +47,13 @@ def show_images(
     ratios = [x.shape[1] / x.shape[0] for x in images]
     size = height * sum(ratios), height
     fig, axes = plt.subplots(1, len(images), figsize=size, width_ratios=ratios, squeeze=False)
-    for ax, x, title in zip(axes[0], images, titles or [""] * len(images)):
+    for ax, x, title in zip(axes[0], images, titles or [""] * len(images), strict=True):
         ax.imshow(x)
         ax.set_title(title)
         ax.axis("off")
     return L(*axes[0])
 
-# %% ../nbs/00_images.ipynb #db1e507b
+# %% ../nbs/00_images.ipynb #48e2889b
 def load_image(
     path: str | Path, # A file that Pillow can read: JPEG, PNG, WebP, TIFF, ...
 ) -> Image.Image: # Mode RGB, the way up that the camera was held
@@ -62,7 +62,7 @@ def load_image(
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder, not a picture: list it with list_images")
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"no picture at {str(path)!r}: check the path")
     try:  # open the file ourselves: given its path, Pillow garbles grey TIFFs that it turns
         with path.open("rb") as file, Image.open(file) as image:
@@ -78,7 +78,7 @@ def load_image(
                          "save it with 8 bits")
     return image.convert("RGB")
 
-# %% ../nbs/00_images.ipynb #cf9b0a43
+# %% ../nbs/00_images.ipynb #38e5ce6d
 picture_suffixes = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 def list_images(
@@ -86,12 +86,14 @@ def list_images(
     progress: bool = True, # Count on standard error while searching
 ) -> L: # Of sorted paths
     """The pictures in a folder laid out as COCO is. Hidden files and folders are left out; links to
-    folders are not followed. Raises `FileNotFoundError` if the folder or pictures are absent."""
+    folders are not followed. Raises `FileNotFoundError` if the folder or pictures are absent,
+    `PermissionError` if a folder cannot be read."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder at {str(folder)!r}: check the path")
+    def stop(error): raise error  # os.walk by itself skips a folder that it cannot read
     found = []
-    for root, subfolders, names in os.walk(folder):
+    for root, subfolders, names in os.walk(folder, onerror=stop):
         subfolders[:] = [s for s in subfolders if not s.startswith(".")]  # where os.walk goes
         for path in (Path(root, name) for name in names if not name.startswith(".")):
             if path.suffix.lower() not in picture_suffixes: continue
@@ -104,12 +106,13 @@ def list_images(
         raise FileNotFoundError(f"no picture in {str(folder)!r}: looked for {suffixes}")
     return L(sorted(found))
 
-# %% ../nbs/00_images.ipynb #dc921094
+# %% ../nbs/00_images.ipynb #48075e41
 def random_resized_crop(
     size: int = 1024, # Side of the square that comes out, in pixels
 ) -> v2.Compose: # PIL image -> (3, size, size), float32 in [0, 1]
     "Cut out 40 to 100 % of the area, squeeze it into a square, flip half of the time."
     return v2.Compose([
+        v2.RGB(),
         v2.RandomResizedCrop(size, scale=(0.4, 1.0), ratio=(0.75, 1.33), antialias=True),
         v2.RandomHorizontalFlip(p=0.5),
         v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
@@ -133,7 +136,7 @@ class PadTo(v2.Transform):
         right, bottom = max(0, self.size - w), max(0, self.size - h)
         return v2.functional.pad(inpt, [0, 0, right, bottom], fill=self.fill)
 
-# %% ../nbs/00_images.ipynb #34be4486
+# %% ../nbs/00_images.ipynb #3eb00171
 def large_scale_jitter(
     size: int = 1024, # Side of the square that comes out, in pixels
     scale: tuple = (0.1, 2.0), # Range of the random factor; at 1 the longest side just fits
@@ -141,42 +144,59 @@ def large_scale_jitter(
     "Resize by a random factor without distortion, crop or pad to a square (Ghiasi et al. 2021)."
     mean_colour = tuple(round(255 * m) for m in pixel_mean.tolist())  # about 0 once normalised
     return v2.Compose([
-        v2.RandomHorizontalFlip(p=0.5),  # first, so that the padding is never at the left
+        v2.RGB(),
+        v2.RandomHorizontalFlip(p=0.5),  # now, so that the padding is never at the left
         v2.ScaleJitter((size, size), scale_range=scale, antialias=True),
         PadTo(size, fill=mean_colour),
         v2.RandomCrop(size),
         v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
     ])
 
-# %% ../nbs/00_images.ipynb #b5e4329c
+# %% ../nbs/00_images.ipynb #07064738
 def resized_hw(
     hw: tuple, # Height and width of the photo
     size: int = 1024, # The longest side after resizing
 ) -> tuple: # Height and width after resizing
     "Size of a photo whose longest side becomes `size`, rounded as by Segment Anything, never to 0."
-    scale = size / max(hw)
-    return max(1, int(hw[0] * scale + 0.5)), max(1, int(hw[1] * scale + 0.5))
+    h, w = hw
+    scale = size / max(h, w)
+    return max(1, int(h * scale + 0.5)), max(1, int(w * scale + 0.5))
 
-# %% ../nbs/00_images.ipynb #a122b7cc
+# %% ../nbs/00_images.ipynb #58064a20
 def sam_preprocess(
     image: Image.Image, # Mode RGB, as `load_image` returns it
     size: int = 1024, # The longest side after resizing, and the side of the padded square
 ) -> torch.Tensor: # (1, 3, size, size), normalised; zero where padded
-    "Segment Anything's input: longest side to `size`, normalise, pad right and bottom to a square."
+    """Segment Anything's input: longest side to `size`, normalise, pad right and bottom to a square.
+    Raises `ValueError` if the picture is not RGB."""
+    if image.mode != "RGB":
+        raise ValueError(f"the picture has mode {image.mode}, not RGB: open it with load_image")
     h, w = resized_hw((image.height, image.width), size)
     x = to_tensor(v2.functional.resize(image, [h, w], antialias=True))  # (3, h, w)
     x = v2.functional.normalize(x, pixel_mean.tolist(), pixel_std.tolist())
     return v2.functional.pad(x, [0, 0, size - w, size - h])[None]  # (1, 3, size, size)
 
-# %% ../nbs/00_images.ipynb #f5858517
+# %% ../nbs/00_images.ipynb #de218d02
+def input_factors(
+    xy: torch.Tensor, # (..., 2), x then y
+    hw: tuple, # Height and width of the photo
+    size: int, # As given to `sam_preprocess`
+) -> torch.Tensor: # (2,), pixels of the input to a pixel of the photo, along x and y
+    "By how much `sam_preprocess` enlarges. Raises `ValueError` if `xy` does not hold points."
+    if xy.shape[-1:] != (2,):
+        raise ValueError(f"expected points (..., 2), got shape {tuple(xy.shape)}: "
+                         "boxes (N, 4) are pairs of corners, boxes.view(-1, 2, 2)")
+    h, w = resized_hw(hw, size)
+    return torch.tensor([w / hw[1], h / hw[0]], device=xy.device)
+
 def to_input_coords(
     xy: torch.Tensor, # (..., 2), x then y, in pixels of the photo
     hw: tuple, # Height and width of the photo
     size: int = 1024, # As given to `sam_preprocess`
 ) -> torch.Tensor: # (..., 2), in pixels of the encoder's input
     "Where points of the photo are in `sam_preprocess`'s output; boxes too, as pairs of corners."
-    h, w = resized_hw(hw, size)
-    return xy * torch.tensor([w / hw[1], h / hw[0]], device=xy.device)
+    xy = torch.as_tensor(xy)
+    return xy * input_factors(xy, hw, size)
 
 def to_photo_coords(
     xy: torch.Tensor, # (..., 2), x then y, in pixels of the encoder's input
@@ -184,5 +204,5 @@ def to_photo_coords(
     size: int = 1024, # As given to `sam_preprocess`
 ) -> torch.Tensor: # (..., 2), in pixels of the photo
     "The inverse of `to_input_coords`."
-    h, w = resized_hw(hw, size)
-    return xy / torch.tensor([w / hw[1], h / hw[0]], device=xy.device)
+    xy = torch.as_tensor(xy)
+    return xy / input_factors(xy, hw, size)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% ../nbs/01_patch_embed.ipynb #cb76b6b3
+# %% ../nbs/01_patch_embed.ipynb #c9bafbc8
 def check_image(
     x: torch.Tensor, # A batch of images, (B, C, H, W)
     in_chans: int, # The number of channels, C, that the model takes
@@ -25,14 +25,15 @@ def check_image(
                         "sam_preprocess makes one of a photo")
     shape = tuple(x.shape)
     if x.ndim != 4:
-        raise ValueError(f"expected images (B, C, H, W), got shape {shape}: "
-                         "x[None] adds a batch axis")
+        hint = ": x[None] adds a batch axis" if x.ndim == 3 else ""
+        raise ValueError(f"expected images (B, C, H, W), got shape {shape}{hint}")
     if not x.is_floating_point():
         raise ValueError(f"expected a float tensor, got {x.dtype}: "
                          "scale it to [0, 1] and normalise it first")
     if x.shape[1] != in_chans:
-        raise ValueError(f"expected {in_chans} channels, got {x.shape[1]} in shape {shape}: "
-                         f"convert the image, or build the model with in_chans={x.shape[1]}")
+        fix = f"convert the image, or build the model with in_chans={x.shape[1]}"
+        if x.shape[-1] == in_chans: fix = "x.permute(0, 3, 1, 2) puts the channels second"
+        raise ValueError(f"expected {in_chans} channels, got {x.shape[1]} in shape {shape}: {fix}")
     if min(x.shape[2:]) < patch_size:
         raise ValueError(f"image of {shape[2]} x {shape[3]} is smaller than "
                          f"a patch of {patch_size}: resize it")
@@ -81,11 +82,12 @@ def get_abs_pos(
     x = F.interpolate(x, size=tuple(hw), mode="bicubic", align_corners=False)
     return x.permute(0, 2, 3, 1)  # (1, C, H, W) -> (1, H, W, C)
 
-# %% ../nbs/01_patch_embed.ipynb #77b3bb31
+# %% ../nbs/01_patch_embed.ipynb #cd42f6fb
 def pad_to_patches(
     x: torch.Tensor, # (B, C, H, W)
     patch_size: int, # Side of a patch, in pixels
 ) -> torch.Tensor: # (B, C, H', W'), both multiples of `patch_size`
     "Pad images with zeros on the right and at the bottom until they divide into patches."
     h, w = x.shape[2:]
-    return F.pad(x, (0, -w % patch_size, 0, -h % patch_size))
+    def missing(n): return (patch_size - n % patch_size) % patch_size  # to the next multiple
+    return F.pad(x, (0, missing(w), 0, missing(h)))

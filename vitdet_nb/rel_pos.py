@@ -33,7 +33,7 @@ def get_rel_pos(
     offset = q - k + (k_size - 1) * k_step  # (q_size, k_size), from 0 to length - 1
     return rel_pos[offset.long()]
 
-# %% ../nbs/04_rel_pos.ipynb #3c522622
+# %% ../nbs/04_rel_pos.ipynb #37ff9619
 def add_decomposed_rel_pos(
     attn: torch.Tensor, # Scores, (..., q_h*q_w, k_h*k_w)
     q: torch.Tensor, # Queries, unscaled, (..., q_h*q_w, hd)
@@ -57,7 +57,8 @@ def add_decomposed_rel_pos(
     bias_w = torch.einsum("...hwc,wkc->...hwk", q, Rw)  # (..., q_h, q_w, k_w)
     scores = attn.unflatten(-1, tuple(k_size))  # (..., q_h*q_w, k_h, k_w)
     scores = scores.unflatten(-3, tuple(q_size))  # (..., q_h, q_w, k_h, k_w)
-    scores = scores + bias_h[..., :, None] + bias_w[..., None, :]
+    scores = scores + bias_h[..., :, None]  # a new tensor: the caller's stays as it was
+    scores += bias_w[..., None, :]  # in place, which spares a second one
     return scores.reshape(attn.shape)
 
 # %% ../nbs/04_rel_pos.ipynb #b3c0ca5d

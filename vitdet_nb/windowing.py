@@ -9,7 +9,7 @@ __all__ = ['window_partition', 'window_unpartition', 'real_tokens']
 import torch
 import torch.nn.functional as F
 
-# %% ../nbs/02_windowing.ipynb #80692ad2
+# %% ../nbs/02_windowing.ipynb #f6e10554
 def window_partition(
     x: torch.Tensor, # Tokens on their grid, (B, H, W, C)
     window_size: int, # Side w of a window, in tokens
@@ -20,7 +20,7 @@ def window_partition(
     if x.ndim != 4: raise ValueError(f"expected tokens (B, H, W, C), got shape {tuple(x.shape)}")
     B, H, W, C = x.shape
     w = window_size
-    x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
+    x = F.pad(x, (0, 0, 0, (w - W % w) % w, 0, (w - H % w) % w))
     Hp, Wp = x.shape[1:3]
     x = x.view(B, Hp // w, w, Wp // w, w, C)
     windows = x.transpose(2, 3).flatten(0, 2)  # (B, rows, cols, w, w, C) -> (B*nW, w, w, C)
