@@ -348,6 +348,16 @@ def test_search_finds(notebook, tab, site_url):
     tab.wait_for_url(re.compile(re.escape(site_url + page)))
 
 
+@pytest.mark.parametrize("name, href", [("window_partition", "windowing.html#window_partition"), ("RelPosAttention", "rel_pos.html#relposattention")])
+def test_a_search_for_a_name_leads_to_its_definition(name, href, tab, site_url):
+    tab.goto(site_url)
+    tab.locator(".sidebar-search input").first.fill(name)
+    tab.locator(".search-result").first.wait_for()
+    assert tab.locator(".search-result").first.get_attribute("href").endswith(href)
+    tab.locator(".search-result").first.click()
+    tab.wait_for_url(site_url + href)
+
+
 def test_search_says_when_there_is_nothing(tab, site_url):
     tab.goto(site_url)
     tab.locator(".sidebar-search input").first.fill("qqqqzzzzxxxx")

@@ -12,6 +12,7 @@ import ast
 import datetime
 import html
 import importlib
+import json
 import os
 import re
 import shutil
@@ -68,6 +69,17 @@ def check_options(nb):
             raise SiteError(f"{Path(nb.path_).name}: quote the values of these options: {options} ({e})") from e
 
 
+def symbol_index():
+    "nbdev's index of the package: for each exported symbol the page and the anchor of its definition."
+    from nbdev.config import get_config
+
+    package = get_config().lib_name
+    try:
+        return importlib.import_module(f"{package}._modidx").d
+    except ImportError as e:
+        raise SiteError(f"{package} is not installed in this Python, so its symbols cannot be linked: pip install -e .") from e
+
+
 def process_notebooks():
     "Fill nbdev's work folder from nothing, so that no page of a renamed notebook survives."
     from nbdev import serve
@@ -84,11 +96,7 @@ def process_notebooks():
         def base_procs(self):
             return [Prepare, *super().base_procs()]
 
-    package = get_config().lib_name
-    try:
-        index = importlib.import_module(f"{package}._modidx").d
-    except ImportError as e:
-        raise SiteError(f"{package} is not installed in this Python, so its symbols cannot be linked: pip install -e .") from e
+    index = symbol_index()
     index["settings"].pop("doc_host", None)  # links to symbols stay in the site, also once it has a public address
     shutil.rmtree(PROC, ignore_errors=True)
     refresh_quarto_yml()
@@ -178,6 +186,23 @@ def tex_to_mathml(tex, display):
     return mathml
 
 
+def add_symbols_to_search(site):
+    "Let a search for a name lead to its definition: an entry for each exported symbol, before those of the text."
+    path = site / "search.json"
+    if not path.exists():
+        return
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    titles = {e["href"].split("#")[0]: e["title"] for e in entries}
+    definitions = []
+    for module, names in symbol_index()["syms"].items():
+        for name, (href, _) in names.items():
+            symbol, page = name.removeprefix(f"{module}."), href.split("#")[0]
+            if page in titles and not symbol.split(".")[-1].startswith("_"):
+                text = f"{symbol}: its definition"
+                definitions.append({"objectID": href, "href": href, "title": titles[page], "section": symbol, "text": text})
+    path.write_text(json.dumps(definitions + entries, ensure_ascii=False), encoding="utf-8")
+
+
 # ---- the two commands
 
 
@@ -191,6 +216,7 @@ def build():
     built = PROC / DOCS.name
     if not (built / "index.html").exists():
         raise SiteError("the renderer made no home page; it comes from nbs/index.ipynb")
+    add_symbols_to_search(built)
     if DOCS.exists():
         DOCS.rename(PROC / "_old")
     built.rename(DOCS)
