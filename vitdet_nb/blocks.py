@@ -68,7 +68,7 @@ class DropPath(nn.Module):
         mask = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)  # (B, 1, 1, 1)
         return x * mask / keep
 
-# %% ../nbs/05_blocks.ipynb #72e23b3c
+# %% ../nbs/05_blocks.ipynb #a2a6185c
 class Block(nn.Module):
     """A transformer block over a grid of tokens, (B, H, W, C) -> (B, H, W, C).
     Attention in windows or over the whole grid, then an MLP, each with a norm before and a skip
@@ -142,9 +142,12 @@ class Block(nn.Module):
     def forward(self, x):  # (B, H, W, C) -> (B, H, W, C)
         x = x + self.drop_path(self.attend(self.norm1(x)))  # the windows are back in place
         x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return self.convolve(x)
+
+    def convolve(self, x):  # (B, H, W, C) -> (B, H, W, C)
+        "The residual conv block, if there is one: it takes (B, C, H, W)."
         if self.residual is None: return x
-        x = x.permute(0, 3, 1, 2)  # (B, C, H, W), as convs take it
-        return self.residual(x).permute(0, 2, 3, 1)  # (B, H, W, C)
+        return self.residual(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 # %% ../nbs/05_blocks.ipynb #36884b46
 class ResConvBlock(nn.Module):

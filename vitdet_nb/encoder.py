@@ -6,7 +6,7 @@
 __all__ = ['sam_neck', 'check_indexes', 'ViTDet', 'sam_vit_b', 'sam_vit_l', 'sam_vit_h', 'vitdet_b', 'vitdet_l', 'vitdet_h',
            'pca_picture']
 
-# %% ../nbs/06_encoder.ipynb #2e1afdd6
+# %% ../nbs/06_encoder.ipynb #2fba704e
 from collections.abc import Callable
 from functools import partial
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .blocks import Block, LayerNorm2d, ResBottleneckBlock
+from .fast_attention import FastBlock
 from .patch_embed import PatchEmbed, check_image, get_abs_pos, pad_to_patches
 
 # %% ../nbs/06_encoder.ipynb #9df1964b
@@ -43,7 +44,7 @@ def check_indexes(
                          f"(depth={depth})")
     return indexes
 
-# %% ../nbs/06_encoder.ipynb #9c7673d2
+# %% ../nbs/06_encoder.ipynb #54f23d28
 class ViTDet(nn.Module):
     """The plain-ViT encoder of ViTDet (Li et al. 2022) and Segment Anything.
     Images (B, in_chans, H, W) of any size -> features (B, out_chans, ceil(H/p), ceil(W/p)).
@@ -67,6 +68,7 @@ class ViTDet(nn.Module):
         residual_block_indexes: tuple = (), # The blocks that end with a `ResBottleneckBlock`
         drop_path_rate: float = 0., # Drop path of the last block; it grows linearly from 0
         mask_padding: bool = False, # Whether pad tokens are hidden; reference code reads them
+        attention: str = "auto", # How it is computed: the same numbers, see `FastBlock`
     ):
         super().__init__()
         if img_size < patch_size or img_size % patch_size:
@@ -86,12 +88,13 @@ class ViTDet(nn.Module):
             conv = None
             if i in residual_block_indexes:
                 conv = ResBottleneckBlock(embed_dim, embed_dim, embed_dim // 2, act_layer)
-            self.blocks.append(Block(
+            self.blocks.append(FastBlock(
                 embed_dim, num_heads, mlp_ratio, qkv_bias,
                 drop_path=drop_path_rate * i / max(1, depth - 1),
                 norm_layer=norm_layer, act_layer=act_layer, use_rel_pos=use_rel_pos,
                 window_size=0 if i in global_attn_indexes else window_size,
-                input_size=(grid, grid), residual_block=conv, mask_padding=mask_padding))
+                input_size=(grid, grid), residual_block=conv, mask_padding=mask_padding,
+                attention=attention))
         self.neck = nn.Identity() if out_chans is None else sam_neck(embed_dim, out_chans)
         self.init_weights()
 
