@@ -1,10 +1,11 @@
-# make site | test | lab | refresh | clean. Needs Python >= 3.10 (with venv) and make, nothing else.
+# make site | test | lab | bench | refresh | clean. Needs Python >= 3.10 (with venv) and make, nothing else.
 PYTHON ?= python3
 PORT ?= 8000
 SERVE ?= 1
+BENCH ?=
 BIN := .venv/bin
 
-.PHONY: site test lab refresh clean
+.PHONY: site test lab bench refresh clean
 
 site: .venv/installed  ## build the course as a website into _docs/ and serve it (SERVE=0: only build; PORT=8000)
 	@$(BIN)/python nbs/_tools/site.py build
@@ -18,6 +19,9 @@ test: .venv/installed  ## run every notebook and everything in tests/
 
 lab: .venv/installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs
+
+bench: .venv/installed  ## time and memory against the reference packages, about 10 minutes (BENCH="--help" lists options)
+	$(BIN)/python nbs/_tools/bench.py $(BENCH)
 
 refresh: .venv/installed  ## export, execute all notebooks, store their outputs, clean them
 	$(BIN)/nbdev_export

@@ -68,7 +68,7 @@ class DropPath(nn.Module):
         mask = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)  # (B, 1, 1, 1)
         return x * mask / keep
 
-# %% ../nbs/05_blocks.ipynb #a2a6185c
+# %% ../nbs/05_blocks.ipynb #a64bd20c
 class Block(nn.Module):
     """A transformer block over a grid of tokens, (B, H, W, C) -> (B, H, W, C).
     Attention in windows or over the whole grid, then an MLP, each with a norm before and a skip
@@ -108,7 +108,7 @@ class Block(nn.Module):
         windows, pad_hw = window_partition(x, self.window_size)
         if not self.mask_padding: return windows, pad_hw, None
         real = real_tokens(x.shape[1:3], self.window_size, x.device)  # (nW, w*w)
-        return windows, pad_hw, real.repeat(len(x), 1)
+        return windows, pad_hw, real.repeat(x.shape[0], 1)
 
     def attend(self, x):  # (B, H, W, C) -> (B, H, W, C)
         "The attention branch, of tokens that are normed already."

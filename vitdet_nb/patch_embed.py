@@ -61,7 +61,7 @@ class PatchEmbed(nn.Module):
                              f"patches of {self.patch_size}: pad it with pad_to_patches")
         return self.proj(x).permute(0, 2, 3, 1)  # (B, D, H/p, W/p) -> (B, H/p, W/p, D)
 
-# %% ../nbs/01_patch_embed.ipynb #97f68ac6
+# %% ../nbs/01_patch_embed.ipynb #9d7fc5ac
 def get_abs_pos(
     abs_pos: torch.Tensor, # (1, N, C) from MAE or detectron2, (1, H0, W0, C) from Segment Anything
     has_cls_token: bool, # Whether the first of N entries belongs to a class token; it is dropped
@@ -77,7 +77,8 @@ def get_abs_pos(
             raise ValueError(f"{n} positions do not form a square grid: "
                              f"is has_cls_token={has_cls_token} right?")
         abs_pos = abs_pos.reshape(1, side, side, -1)
-    if tuple(abs_pos.shape[1:3]) == tuple(hw): return abs_pos
+    tracing = torch.compiler.is_compiling()  # then one program for all sizes: always interpolate
+    if not tracing and tuple(abs_pos.shape[1:3]) == tuple(hw): return abs_pos
     x = abs_pos.permute(0, 3, 1, 2)  # (1, H0, W0, C) -> (1, C, H0, W0)
     x = F.interpolate(x, size=tuple(hw), mode="bicubic", align_corners=False)
     return x.permute(0, 2, 3, 1)  # (1, C, H, W) -> (1, H, W, C)

@@ -12,7 +12,7 @@ from torch import nn
 
 from .attention import Attention
 
-# %% ../nbs/04_rel_pos.ipynb #14ca5c28
+# %% ../nbs/04_rel_pos.ipynb #cd55c384
 def get_rel_pos(
     q_size: int, # Length of the query's axis, in tokens
     k_size: int, # Length of the key's axis, in tokens
@@ -25,7 +25,8 @@ def get_rel_pos(
         raise ValueError("expected a table (L, hd), a row for each offset, "
                          f"got shape {tuple(rel_pos.shape)}")
     length = 2 * max(q_size, k_size) - 1
-    if rel_pos.shape[0] != length:  # (L, hd) -> (length, hd)
+    # a compiler traces one program for all sizes; between equal sizes the values stay as they are
+    if torch.compiler.is_compiling() or rel_pos.shape[0] != length:  # (L, hd) -> (length, hd)
         rel_pos = F.interpolate(rel_pos.T[None], size=length, mode="linear")[0].T
     q_step, k_step = max(k_size / q_size, 1.0), max(q_size / k_size, 1.0)  # 1 for equal sizes
     q = torch.arange(q_size, device=rel_pos.device)[:, None] * q_step  # (q_size, 1)

@@ -9,7 +9,7 @@ __all__ = ['window_partition', 'window_unpartition', 'real_tokens']
 import torch
 import torch.nn.functional as F
 
-# %% ../nbs/02_windowing.ipynb #f6e10554
+# %% ../nbs/02_windowing.ipynb #fb37cd82
 def window_partition(
     x: torch.Tensor, # Tokens on their grid, (B, H, W, C)
     window_size: int, # Side w of a window, in tokens
@@ -23,10 +23,10 @@ def window_partition(
     x = F.pad(x, (0, 0, 0, (w - W % w) % w, 0, (w - H % w) % w))
     Hp, Wp = x.shape[1:3]
     x = x.view(B, Hp // w, w, Wp // w, w, C)
-    windows = x.transpose(2, 3).flatten(0, 2)  # (B, rows, cols, w, w, C) -> (B*nW, w, w, C)
-    return windows, (Hp, Wp)
+    x = x.transpose(2, 3).clone(memory_format=torch.contiguous_format)  # (B, rows, cols, w, w, C)
+    return x.flatten(0, 2), (Hp, Wp)  # (B*nW, w, w, C)
 
-# %% ../nbs/02_windowing.ipynb #6292b2e7
+# %% ../nbs/02_windowing.ipynb #3c0234d3
 def window_unpartition(
     windows: torch.Tensor, # (B*nW, w, w, C)
     window_size: int, # Side w of a window, in tokens
@@ -36,8 +36,9 @@ def window_unpartition(
     "Put windows back on their grid and drop the padding: the inverse of `window_partition`."
     w, (Hp, Wp), (H, W) = window_size, pad_hw, hw
     rows, cols, C = Hp // w, Wp // w, windows.shape[-1]
-    x = windows.view(len(windows) // (rows * cols), rows, cols, w, w, C)
-    x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, rows, w, cols, w, C) -> (B, Hp, Wp, C)
+    B = windows.shape[0] // (rows * cols)
+    x = windows.view(B, rows, cols, w, w, C).transpose(2, 3)  # (B, rows, w, cols, w, C)
+    x = x.clone(memory_format=torch.contiguous_format).view(B, Hp, Wp, C)
     return x[:, :H, :W]
 
 # %% ../nbs/02_windowing.ipynb #f918f3ef
