@@ -20,7 +20,7 @@ test: .venv/installed  ## run every notebook and everything in tests/
 lab: .venv/installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs
 
-bench: .venv/installed  ## time and memory against the reference packages, about 10 minutes (BENCH="--help" lists options)
+bench: .venv/installed  ## time and memory against the reference packages, about 15 minutes (BENCH="--help" lists options)
 	$(BIN)/python nbs/_tools/bench.py $(BENCH)
 
 refresh: .venv/installed  ## export, execute all notebooks, store their outputs, clean them
