@@ -64,7 +64,7 @@ def test_writes_figures_table_and_picture(tmp_path):
         assert len(row["runs"]) == 2 and row["seconds"] > 0 and row["peak_mib"] > 0
         assert row["difference"] <= 2e-5, "not the same weights, photo or function"
     assert {row["name"] for row in data["floor"]} >= {"torch.mm"}
-    text = (tmp_path / "bench.md").read_text()
+    text = (tmp_path / "bench.txt").read_text()
     assert text in done.stdout and all(name in text for name in names)
     assert "time / segment-anything's" in text and "peak at 128 px / at 64 px" in text
     assert (tmp_path / "bench.jpg").read_bytes()[:2] == b"\xff\xd8"

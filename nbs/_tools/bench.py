@@ -1,6 +1,6 @@
 """Time and memory of the encoder, measured here: `make bench`, or with options `make bench BENCH="--runs 5 --sizes 1024"`.
 
-Writes bench.json (all figures), bench.md (tables) and bench.jpg (a picture) into nbs/images, where chapter 07 shows them.
+Writes bench.json (all figures), bench.txt (tables) and bench.jpg (a picture) into nbs/images, where chapter 07 shows them.
 Every model lives in a process of its own, with the same random weights; the runs of a round follow each other, so that a slow
 moment of the machine hits all of them. A time is the median over the rounds, a ratio the median of the rounds' ratios.
 "Peak" is the greatest memory of a process during its first pass at that size, above what it held before.
@@ -23,12 +23,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vitdet_nb.attention import merge_heads
 from vitdet_nb.blocks import Block
 from vitdet_nb.encoder import sam_vit_b
 from vitdet_nb.fast_attention import (FastBlock, extended_attention, fast_mlp, in_strips, linear, mask_attention,
                                       strip_attention)
-from vitdet_nb.attention import merge_heads
 from vitdet_nb.images import load_image, sam_preprocess, sample_photo
+from vitdet_nb.rel_pos import get_rel_pos
 from vitdet_nb.utils import randomize
 from vitdet_nb.windowing import window_unpartition
 
@@ -139,7 +140,6 @@ def sdpa_on_padded(block, x):
     "A windowed block's attention branch with fused attention and nothing else changed: pads pass through every layer."
     windows, pad_hw, _ = block.windows(x)
     q, k, v = block.attn.heads(windows)
-    from vitdet_nb.fast_attention import get_rel_pos
     w = block.window_size
     rel_pos = get_rel_pos(w, w, block.attn.rel_pos_h), get_rel_pos(w, w, block.attn.rel_pos_w)
     out = block.attn.proj(merge_heads(mask_attention(q, k, v, rel_pos))).view_as(windows)
@@ -292,12 +292,11 @@ def rounds(kind, names, size, args, train=0):
     with tempfile.TemporaryDirectory() as folder:
         if kind != "floor":
             for name, w in workers.items(): rows[name]["peak_mib"] = w("peak")
-            first = None
-            for i, (name, w) in enumerate(workers.items()):
-                w("save", f"{folder}/{i}.npy")
-                result = np.load(f"{folder}/{i}.npy")
-                if first is None: first = result
-                rows[name]["difference"] = float(np.abs(result - first).max())
+            if "segment-anything" in workers:
+                for i, w in enumerate(workers.values()): w("save", f"{folder}/{i}.npy")
+                results = {name: np.load(f"{folder}/{i}.npy") for i, name in enumerate(workers)}
+                for name, row in rows.items():
+                    row["difference"] = float(np.abs(results[name] - results["segment-anything"]).max())
         else:
             for w in workers.values(): w("time")  # to make the buffers
         for _ in range(args.runs):
@@ -405,11 +404,13 @@ def table(data):
     "The figures as plain text."
     m, s = data["machine"], data["settings"]
     where = m.get("gpu") or f"{m['processor']}, {m['threads']} of {m['cores']} cores, {m['capability']}"
-    lines = [f"{where}; torch {m['torch']}; float32, batch 1, median of {s['runs']} runs", ""]
+    lines = [where, f"torch {m['torch']}, float32, batch 1, median of {s['runs']} runs", ""]
     if data["encoders"]:
         lines.append(f"{'ViT-B encoder':20}{'px':>6}{'seconds':>10}{'peak MiB':>10}{'difference':>12}")
         for r in data["encoders"]:
-            if "runs" in r: text = f"{r['seconds']:10.2f}{r['peak_mib']:10.0f}{r['difference']:12.1e}"
+            if "runs" in r:
+                difference = f"{r['difference']:.1e}" if "difference" in r else "-"
+                text = f"{r['seconds']:10.2f}{r['peak_mib']:10.0f}{difference:>12}"
             else: text = f"{'-':>10}{r['needs_mib']:10.0f}  (estimate: too much for this machine)"
             lines.append(f"{r['name']:20}{r['size']:6}{text}")
         for f in data["floor"]: lines.append(f"{'products, ' + f['name']:20}{f['size']:6}{f['seconds']:10.2f}")
@@ -473,7 +474,7 @@ def main():
                         help="what to measure (default: all)")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave the rung torch.compile out (it needs a C++ compiler)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch (default: as many as it takes)")
-    parser.add_argument("--out", type=Path, default=images, help="where bench.json, bench.md and bench.jpg go (default: nbs/images)")
+    parser.add_argument("--out", type=Path, default=images, help="where bench.json, bench.txt and bench.jpg go (default: nbs/images)")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -492,7 +493,7 @@ def main():
     if "rungs" in args.only: data["rungs"] = measure_rungs(args)
     if "training" in args.only: data["training"] = measure_training(args)
     (args.out / "bench.json").write_text(json.dumps(data, indent=1) + "\n")
-    (args.out / "bench.md").write_text(table(data))
+    (args.out / "bench.txt").write_text(table(data))
     picture(data, args.out / "bench.jpg")
     print(table(data))
 
