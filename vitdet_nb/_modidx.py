@@ -88,6 +88,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                      'vitdet_nb/fast_attention.py'),
                                           'vitdet_nb.fast_attention.is_plain': ( 'fast_attention.html#is_plain',
                                                                                  'vitdet_nb/fast_attention.py'),
+                                          'vitdet_nb.fast_attention.is_traced': ( 'fast_attention.html#is_traced',
+                                                                                  'vitdet_nb/fast_attention.py'),
                                           'vitdet_nb.fast_attention.linear': ('fast_attention.html#linear', 'vitdet_nb/fast_attention.py'),
                                           'vitdet_nb.fast_attention.mask_attention': ( 'fast_attention.html#mask_attention',
                                                                                        'vitdet_nb/fast_attention.py'),
