@@ -276,11 +276,12 @@ def is_plain(
     if any(touched(m) for m in (*attn.modules(), *mlp.modules())): return False
     return not nn.modules.module._has_any_global_hook()
 
-# %% ../nbs/07_fast_attention.ipynb #3b3f8834
+# %% ../nbs/07_fast_attention.ipynb #61f0c0a6
 class FastBlock(Block):
     """A `Block` with the same parameters and the same numbers, faster and in less memory.
     Arguments of `Block`, and `attention`, the form: "naive" is `Block` itself, "mask", "extended"
-    and "strips" are this chapter's rungs, "auto" chooses. Raises `ValueError` for another name."""
+    and "strips" are this chapter's rungs, "auto" chooses. Replaced or hooked layers, see
+    `is_plain`, are always called as `Block` calls them. Raises `ValueError` for another name."""
     def __init__(self, *args, attention="auto", **kwargs):
         super().__init__(*args, **kwargs)
         self.attention = check_form(attention)
