@@ -47,6 +47,17 @@ def test_a_wrong_stored_output_is_found(tmp_path, stored, same):
     if not same: assert "out of date" in res.stderr
 
 
+def test_refresh_forgets_what_a_cell_no_longer_prints(checkout):
+    cell = mk_cell("x = 1", "code")
+    cell["outputs"] = [dict(output_type="stream", name="stdout", text=["once\n"])]
+    write_nb(new_nb([cell]), checkout / "nbs" / "a.ipynb")
+    checked, refreshed = (run(sys.executable, checkout / "nbs" / "_tools" / "notebooks.py", command,
+                              checkout / "nbs" / "a.ipynb", cwd=checkout) for command in ("check", "refresh"))
+    assert checked.returncode != 0 and "out of date" in checked.stderr
+    assert refreshed.returncode == 0, refreshed.stderr
+    assert read_nb(checkout / "nbs" / "a.ipynb").cells[0].outputs == []
+
+
 def test_notebooks_are_clean(checkout):
     res = run(Path(sys.executable).parent / "nbdev_clean", cwd=checkout)
     assert res.returncode == 0, res.stderr

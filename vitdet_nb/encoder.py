@@ -44,7 +44,7 @@ def check_indexes(
                          f"(depth={depth})")
     return indexes
 
-# %% ../nbs/06_encoder.ipynb #54f23d28
+# %% ../nbs/06_encoder.ipynb #55de302b
 class ViTDet(nn.Module):
     """The plain-ViT encoder of ViTDet (Li et al. 2022) and Segment Anything.
     Images (B, in_chans, H, W) of any size -> features (B, out_chans, ceil(H/p), ceil(W/p)).
@@ -67,13 +67,16 @@ class ViTDet(nn.Module):
         global_attn_indexes: tuple = (2, 5, 8, 11), # Blocks that attend over the whole grid
         residual_block_indexes: tuple = (), # The blocks that end with a `ResBottleneckBlock`
         drop_path_rate: float = 0., # Drop path of the last block; it grows linearly from 0
+        pretrain_img_size: int | None = None, # Side that `pos_embed` is made for; None: `img_size`
         mask_padding: bool = False, # Whether pad tokens are hidden; reference code reads them
         attention: str = "auto", # How it is computed: the same numbers, see `FastBlock`
     ):
         super().__init__()
-        if img_size < patch_size or img_size % patch_size:
-            near = max(1, img_size // patch_size) * patch_size
-            raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}: "
+        pretrain_img_size = pretrain_img_size or img_size
+        for name, size in ("img_size", img_size), ("pretrain_img_size", pretrain_img_size):
+            if size >= patch_size and size % patch_size == 0: continue
+            near = max(1, size // patch_size) * patch_size
+            raise ValueError(f"{name} {size} is not a multiple of patch_size {patch_size}: "
                              f"take {near} (it only sizes the tables; images may have any size)")
         global_attn_indexes = check_indexes("global_attn_indexes", global_attn_indexes, depth)
         residual_block_indexes = check_indexes("residual_block_indexes", residual_block_indexes, depth)
@@ -82,7 +85,9 @@ class ViTDet(nn.Module):
 
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.pos_embed = None
-        if use_abs_pos: self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, embed_dim))
+        if use_abs_pos:
+            side = pretrain_img_size // patch_size
+            self.pos_embed = nn.Parameter(torch.zeros(1, side, side, embed_dim))
         self.blocks = nn.ModuleList()
         for i in range(depth):
             conv = None

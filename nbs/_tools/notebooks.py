@@ -24,6 +24,8 @@ def execute(path):
     "The notebook with fresh outputs; raises what a cell raises."
     shell = CaptureShell(path, mpl_format="png")
     nb = read_nb(path)
+    for cell in nb.cells:
+        if cell.cell_type == "code": cell.outputs = []  # execnb leaves those of a cell that prints nothing now
     with working_directory(path.parent): shell.run_all(nb, exc_stop=True)
     return nb
 
