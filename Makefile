@@ -20,8 +20,11 @@ test: .venv/installed  ## run every notebook and everything in tests/
 lab: .venv/installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs
 
-bench: .venv/installed  ## time and memory against the reference packages, about 15 minutes (BENCH="--help" lists options)
+bench: .venv/installed  ## time and memory against the reference packages, about 20 minutes (BENCH="--help" lists options)
 	$(BIN)/python nbs/_tools/bench.py $(BENCH)
+ifeq ($(BENCH),)
+	$(BIN)/python nbs/_tools/bench_models.py
+endif
 
 refresh: .venv/installed  ## export, execute all notebooks, store their outputs, clean them
 	$(BIN)/nbdev_export

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['projects', 'key_table', 'outside', 'dropped_parts', 'foreign_parts', 'lacking', 'differences', 'builders',
            'whole_prefix', 'their_name', 'encoder_names', 'Source', 'recognise', 'label_of', 'no_vit', 'Row', 'Report',
-           'first_match', 'translate', 'rescale_tables', 'fit', 'is_square', 'shape_of', 'find_windows',
-           'infer_arguments', 'known_arguments', 'describe', 'match', 'unplaced', 'check_size', 'load_checkpoint',
-           'Layer', 'Layers', 'same_form', 'compare_layers', 'place', 'their_positions', 'put_into', 'save_checkpoint']
+           'first_match', 'translate', 'flaw', 'rescale_tables', 'fit', 'is_square', 'shape_of', 'find_windows',
+           'depth_of', 'infer_arguments', 'known_arguments', 'check_description', 'describe', 'match', 'unplaced',
+           'check_size', 'load_checkpoint', 'Layer', 'Layers', 'same_form', 'compare_layers', 'place',
+           'their_positions', 'put_into', 'save_checkpoint']
 
 # %% ../nbs/08_checkpoints.ipynb #c9f20762
 import json
@@ -126,7 +127,7 @@ def no_vit(keys):
     return (f"the checkpoint holds no plain ViT: no patch embedding with a block 0 among its "
             f"{len(keys)} keys, which begin with {sorted(keys)[:3]}")
 
-# %% ../nbs/08_checkpoints.ipynb #920a60d1
+# %% ../nbs/08_checkpoints.ipynb #358cc43a
 @dataclass
 class Row:
     "What became of one key."
@@ -179,7 +180,8 @@ class Report:
 
     def _repr_markdown_(self):
         def line(status, n, key, name, note):
-            names = " → ".join(f"`{s}`" for s in dict.fromkeys((key, name)) if s)
+            def code(s): return "`" + re.sub("[`|<]", "?", s) + "`"  # a key may hold anything
+            names = " → ".join(code(s) for s in dict.fromkeys((key, name)) if s)
             return f"| {status} | {n} | {': '.join(filter(None, (names, note)))} |"
         return "\n".join([
             f"**{self.source.label}**: {len(self.rows)} keys", "",
@@ -219,7 +221,7 @@ differences = {  # by label: what that project computes otherwise
 def first_match(patterns, text, match=re.search):
     return next((why for p, why in patterns.items() if match(p, text, re.I)), None)
 
-# %% ../nbs/08_checkpoints.ipynb #405e8273
+# %% ../nbs/08_checkpoints.ipynb #2cf8fe47
 def translate(
     tensors: dict, # Key -> tensor, as in the file
     source: Source, # What wrote them
@@ -227,7 +229,7 @@ def translate(
     "Sort the keys of a checkpoint: those of the encoder get their name here."
     start = re.escape(source.prefix + their_name("blocks.*", source.project))
     numbers = [re.match(start.replace(r"\*", r"(\d+)\."), k) for k in tensors]
-    depth = 1 + max(int(m[1]) for m in numbers if m)
+    depth = min(len(tensors), 1 + max(int(m[1]) for m in numbers if m))
     theirs = {source.prefix + their: n for n in encoder_names(depth)
               if (their := their_name(n, source.project))}
     state, rows = {}, []
@@ -238,18 +240,29 @@ def translate(
                 first_match(dropped_parts, inside, re.fullmatch))
             unknown = first_match(foreign_parts, inside) or "ViTDet has no such part"
             rows.append(Row("dropped", key, "", why) if why else Row("wrong", key, "", unknown))
-        elif not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.is_sparse:
-            what = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            rows.append(Row("wrong", key, theirs[key], f"expected a tensor of floats, got {what}"))
-        elif not x.isfinite().all():
-            rows.append(Row("wrong", key, theirs[key], "holds infinity or NaN"))
+        elif why := flaw(theirs[key], x): rows.append(Row("wrong", key, theirs[key], why))
         else:
             state[theirs[key]] = x
             rows.append(Row("loaded" if inside == theirs[key] else "renamed", key, theirs[key]))
     if source.label == "ViTAE-Transformer's ViTDet": rescale_tables(state, rows)
     return state, rows
 
-# %% ../nbs/08_checkpoints.ipynb #2c7ec6b3
+# %% ../nbs/08_checkpoints.ipynb #9c4abb2d
+with torch.device("meta"):  # an encoder with every part, for its dimensions
+    one_of_each = ViTDet(depth=1, global_attn_indexes=(0,), residual_block_indexes=(0,)).state_dict()
+
+def flaw(
+    name: str, # Of a parameter
+    x: object, # What a file holds for it
+) -> str | None: # None if it may be that parameter
+    "What is wrong with a value, whatever the model's size."
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.layout != torch.strided:
+        return f"expected a tensor of floats, got {getattr(x, 'dtype', type(x).__name__)}"
+    ndim = one_of_each[re.sub(r"blocks\.\d+", "blocks.0", name)].ndim
+    if x.is_meta or not x.numel() or x.ndim not in (ndim, 3 if name == "pos_embed" else ndim):
+        return f"expected numbers in {ndim} dimensions, got shape {tuple(x.shape)}"
+    if not x.isfinite().all(): return "holds infinity or NaN"
+
 def rescale_tables(state, rows):
     "That project's bias is of the scaled query: the same bias of the unscaled one, in place."
     for row in rows:
@@ -301,7 +314,9 @@ def find_windows(
     if positions.ndim == 4 and positions.shape[1] == window: window, grid = grid, window
     return window, tuple(i for i in sorted(sides) if sides[i] == grid), grid
 
-# %% ../nbs/08_checkpoints.ipynb #8e7749b3
+# %% ../nbs/08_checkpoints.ipynb #3001b9c7
+def depth_of(state): return 1 + max(int(n.split(".")[1]) for n in state if n.startswith("blocks."))
+
 def infer_arguments(
     state: dict, # Name in this library -> tensor
     known: dict, # Arguments of `ViTDet` that the caller or the file's own description gives
@@ -309,7 +324,7 @@ def infer_arguments(
     "What encoder the weights are of: what they tell, then what is known, then what is usual."
     dim, in_chans, patch_size, _ = state["patch_embed.proj.weight"].shape
     patch_size = known.get("patch_size", patch_size)  # tables keep their tokens, not their pixels
-    depth = 1 + max(int(n.split(".")[1]) for n in state if n.startswith("blocks."))
+    depth = depth_of(state)
     hidden = len(state["blocks.0.mlp.lin1.weight"])
     tables = [x for n, x in state.items() if "rel_pos_h" in n]
     told = dict(
@@ -341,16 +356,17 @@ def infer_arguments(
              if name not in known and name not in told]
     return res, notes
 
-# %% ../nbs/08_checkpoints.ipynb #9e485c09
+# %% ../nbs/08_checkpoints.ipynb #a4c5e613
 def known_arguments(
     metadata: dict, # Of a safetensors file
     config: dict, # Of a transformers model
+    depth: int, # The number of blocks
 ) -> dict: # Arguments of `ViTDet` that shapes do not tell
     "What a file says of its model, besides the weights. Raises `CheckpointError`."
     if "vitdet_nb" in metadata: about = json.loads(metadata["vitdet_nb"])
     else:
         vision = config.get("vision_config") or config.get("backbone_config") or config
-        depth, window = vision.get("num_hidden_layers", 12), vision.get("window_size", 0)
+        window = vision.get("window_size", 0)
         windowed = vision.get("window_block_indices", []) if window else []
         about = dict(img_size=vision.get("image_size"), num_heads=vision.get("num_attention_heads"),
                      norm_eps=vision.get("layer_norm_eps"), act_layer=vision.get("hidden_act"))
@@ -359,17 +375,34 @@ def known_arguments(
                 i for i in range(depth) if i not in windowed])
         elif "global_attn_indexes" in vision:
             about.update({k: vision.get(k) for k in ("window_size", "global_attn_indexes")})
-    names = ("img_size", "num_heads", "window_size", "global_attn_indexes", "drop_path_rate",
-             "mask_padding")
-    known = {k: about[k] for k in names if about.get(k) is not None}
+    sizes = about.get("img_size")
+    if isinstance(sizes, list): about["img_size"] = sizes[0]  # transformers allows (height, width)
+    kinds = dict(img_size=int, num_heads=int, window_size=int, drop_path_rate=float,
+                 mask_padding=bool, norm_eps=float, global_attn_indexes=lambda x: list(map(int, x)))
+    known = {k: kind(about[k]) for k, kind in kinds.items() if about.get(k) is not None}
     act = about.get("act_layer") or "gelu"
     if act not in ("gelu", "GELU(approximate='none')"):
         raise CheckpointError(f"its activation is {act}, not GELU: build the ViTDet with that "
                               "act_layer and load into it")
-    if about.get("norm_eps"): known["norm_layer"] = partial(nn.LayerNorm, eps=about["norm_eps"])
+    if "norm_eps" in known: known["norm_layer"] = partial(nn.LayerNorm, eps=known.pop("norm_eps"))
     return known
 
-# %% ../nbs/08_checkpoints.ipynb #6ae91429
+# %% ../nbs/08_checkpoints.ipynb #65cb4e42
+def check_description(
+    known: dict, # From `known_arguments`
+    state: dict, # Name in this library -> tensor
+):
+    "Raise `CheckpointError` if a description contradicts the relative tables beside it."
+    patch_size = state["patch_embed.proj.weight"].shape[-1]
+    if not {"img_size", "window_size", "global_attn_indexes"} <= known.keys(): return
+    for name in (n for n in state if "rel_pos" in n):
+        windowed = int(name.split(".")[1]) not in known["global_attn_indexes"]
+        side = known["window_size"] if windowed else 0
+        side = side or known["img_size"] // patch_size
+        if len(state[name]) != 2 * side - 1:
+            raise CheckpointError(f"its description tells of {side} tokens a side, its {name} has "
+                                  f"{len(state[name])} rows instead of {2 * side - 1}")
+
 def describe(
     model: ViTDet,
 ) -> dict: # To be stored as JSON; `known_arguments` reads it
@@ -434,7 +467,7 @@ def check_size(state, model):
         raise CheckpointError("the encoder has {} channels and {} blocks, the model {} and {}: "
                               "load_checkpoint('auto', ...) builds one that fits".format(*theirs, *ours))
 
-# %% ../nbs/08_checkpoints.ipynb #a72e53c1
+# %% ../nbs/08_checkpoints.ipynb #58f0dd00
 builders = {f.__name__: f for f in (sam_vit_b, sam_vit_l, sam_vit_h, vitdet_b, vitdet_l, vitdet_h)}
 
 def load_checkpoint(
@@ -463,14 +496,22 @@ def load_checkpoint(
         lost = {"patch_embed.proj.weight", "blocks.0.mlp.lin1.weight"} - state.keys()
         if lost: report.check()  # too little to go on
         if model == "auto":
-            known = known_arguments(metadata, config)
+            try: known = known_arguments(metadata, config, depth_of(state))
+            except (AttributeError, TypeError, RecursionError) as e:
+                raise CheckpointError(f"its description is damaged: {e}") from None
+            check_description(known, state)
             inferred, report.notes = infer_arguments(state, known | arguments)
-            report.model = ViTDet(**inferred)
-        elif isinstance(model, str): report.model = builders[model](**arguments)
+            build = partial(ViTDet, **inferred)
+        elif isinstance(model, str): build = partial(builders[model], **arguments)
+        if isinstance(model, str):
+            with torch.device("meta"): report.model = build()  # shapes without numbers
         if strict: check_size(state, report.model)
         fitted = match(state, rows, report.model)
         if strict: report.check()
     except ValueError as e: raise CheckpointError(f"{str(path)!r}: {e}") from None
+    if isinstance(model, str):  # numbers are only drawn if some are to stay
+        complete = fitted.keys() == report.model.state_dict().keys()
+        report.model = report.model.to_empty(device=torch.get_default_device()) if complete else build()
     report.model.load_state_dict(fitted, strict=False)
     if source.label in differences: report.notes.append(differences[source.label])
     return report
@@ -512,13 +553,13 @@ def same_form(
     if x.numel() != like.numel() or x.shape[-1] != like.shape[-1]: return None
     return x.reshape(like.shape)
 
-# %% ../nbs/08_checkpoints.ipynb #d1e1ccbc
+# %% ../nbs/08_checkpoints.ipynb #29aff5d3
 @torch.no_grad()
 def compare_layers(
     model: ViTDet, # The one to trust
     other: nn.Module, # A port or another project's encoder, with the same weights; takes images
     x: torch.Tensor, # Images, (B, C, H, W)
-    tol: float = 1e-3, # Relative difference that counts as equal
+    tol: float = 1e-4, # Relative difference that counts as equal
     names: dict | None = None, # Module here -> module there, where no key map fits
 ) -> Layers: # `.first` is the first layer that differs, None if all are equal
     """Run both and compare what each layer gives, in order. The first difference is where to look:

@@ -193,14 +193,16 @@ def read_file(
         raise CheckpointError(f"{str(path)!r} is damaged, perhaps truncated "
                               f"({path.stat().st_size} bytes): {e}") from e
 
-# %% ../nbs/weight_files.ipynb #ee420fda
+# %% ../nbs/weight_files.ipynb #e881b4f5
 def read_shards(
     index: Path, # A `*.index.json`
 ) -> dict: # Name -> tensor
     "The weights of all the files that an index names; they must lie beside it."
     try: shards = json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise CheckpointError(f"{str(index)!r} is no index of weight files: {e!r}") from e
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise CheckpointError(f"{str(index)!r} is no index of weight files: {str(shards)[:80]}")
     weights = {}
     for name in sorted(set(shards.values())):
         path = index.parent / name
@@ -234,8 +236,10 @@ def read_weights(
     else: weights, metadata = read_file(path)
     if config_path.is_file():
         try: config = json.loads(config_path.read_text())
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise CheckpointError(f"{str(config_path)!r} is damaged: {e}") from e
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{str(config_path)!r} is no description of a model")
     return weights, metadata, config
 
 # %% ../nbs/weight_files.ipynb #1c265fb0
