@@ -79,7 +79,7 @@ def encoder_names(
             *(f"blocks.{i}.{p}" for i in range(depth) for p in block),
             "neck.0.weight", *both("neck.1"), "neck.2.weight", *both("neck.3")]
 
-# %% ../nbs/08_checkpoints.ipynb #57068bdc
+# %% ../nbs/08_checkpoints.ipynb #a4edf482
 @dataclass
 class Source:
     "What wrote a checkpoint, as far as its keys tell."
@@ -90,7 +90,8 @@ class Source:
 def recognise(
     keys, # The keys of a state dict
 ) -> Source:
-    "Find the encoder in a checkpoint by its keys; `CheckpointError` if there is no plain ViT."
+    """Find the encoder in a checkpoint by its keys.
+    Raises `CheckpointError` if there is no plain ViT, or more than one."""
     keys, found = set(keys), []
     for project in projects:
         patch, mlp = (their_name(n, project)
@@ -127,7 +128,7 @@ def no_vit(keys):
     return (f"the checkpoint holds no plain ViT: no patch embedding with a block 0 among its "
             f"{len(keys)} keys, which begin with {sorted(keys)[:3]}")
 
-# %% ../nbs/08_checkpoints.ipynb #358cc43a
+# %% ../nbs/08_checkpoints.ipynb #ad2609d9
 @dataclass
 class Row:
     "What became of one key."
@@ -150,20 +151,26 @@ class Report:
             raise KeyError(f"{status!r}: the statuses are {', '.join(self.statuses)}")
         return [r for r in self.rows if r.status == status]
 
+    def n_keys(self): return sum(r.key != "" for r in self.rows)
+
     def check(self, else_="strict=False leaves them out and loads the rest"):
         "Raise `CheckpointError` if anything is wrong."
-        wrong = [g for g in self.groups() if g[0] == "wrong"]
-        if not wrong: return
-        lines = [f"  {key or name}: {note} ({n} key{'s' * (n > 1)})" for _, n, key, name, note in wrong]
+        kinds = {}
+        for r in self["wrong"]: kinds.setdefault(r.note, []).append(r.key or r.name)
+        if not kinds: return
+        lines = [f"  {keys[0]}{f' and {len(keys) - 1} more' * (len(keys) > 1)}: {note}"
+                 for note, keys in kinds.items()]
         more = [f"  and {len(lines) - 6} more kinds"] if len(lines) > 6 else []
         raise CheckpointError("\n".join([
-            f"{len(self['wrong'])} of {len(self.rows)} keys are wrong ({self.source.label}):",
+            f"{len(self['wrong'])} keys are wrong, of {self.n_keys()} ({self.source.label}):",
             *lines[:6], *more, else_]))
 
     def groups(self):
         """Rows that differ in the block alone, or lie outside the encoder, as one:
         (status, how many, key, name, note); keys that kept or changed only their names as counts."""
-        def star(s): return re.sub(r"(blocks|layers?)\.\d+", r"\1.*", s, count=1)
+        def star(s):
+            s = re.sub(r"(blocks|layers?)\.\d+", r"\1.*", s, count=1)
+            return re.sub(r"(?<=rel_pos_)[hw]$|(?<=\.)(weight|bias)$", "*", s)
         def top(key, start=""): # as much of a key as tells it from the encoder's
             start += key[len(start):].split(".")[0] + "."
             return top(key, start) if self.source.prefix.startswith(start) else start
@@ -182,16 +189,17 @@ class Report:
         def line(status, n, key, name, note):
             def code(s): return "`" + re.sub("[`|<]", "?", s) + "`"  # a key may hold anything
             names = " → ".join(code(s) for s in dict.fromkeys((key, name)) if s)
-            return f"| {status} | {n} | {': '.join(filter(None, (names, note)))} |"
+            quiet = {"loaded": "under the same name", "renamed": "by the key table"}.get(status, "")
+            return f"| {status} | {n} | {': '.join(filter(None, (names, note))) or quiet} |"
         return "\n".join([
-            f"**{self.source.label}**: {len(self.rows)} keys", "",
+            f"**{self.source.label}**: {self.n_keys()} keys in the file", "",
             "| status | keys | which, and why |", "|---|---|---|",
             *(line(*g) for g in self.groups()), *(f"\nNote: {n}." for n in self.notes)])
 
     def __repr__(self):
-        rows = [f"{s:9}{n:5}  {' -> '.join(filter(None, (key, name)))}{note and f'  ({note})'}"
+        rows = [f"{s:9}{n:5}  {' -> '.join(dict.fromkeys(filter(None, (key, name))))}{note and f'  ({note})'}"
                 for s, n, key, name, note in self.groups()]
-        return "\n".join([f"{self.source.label}: {len(self.rows)} keys", *map(str.rstrip, rows),
+        return "\n".join([f"{self.source.label}: {self.n_keys()} keys in the file", *map(str.rstrip, rows),
                           *(f"note: {n}" for n in self.notes)])
 
 # %% ../nbs/08_checkpoints.ipynb #e2869183
@@ -314,7 +322,7 @@ def find_windows(
     if positions.ndim == 4 and positions.shape[1] == window: window, grid = grid, window
     return window, tuple(i for i in sorted(sides) if sides[i] == grid), grid
 
-# %% ../nbs/08_checkpoints.ipynb #3001b9c7
+# %% ../nbs/08_checkpoints.ipynb #ceb10b24
 def depth_of(state): return 1 + max(int(n.split(".")[1]) for n in state if n.startswith("blocks."))
 
 def infer_arguments(
@@ -329,7 +337,7 @@ def infer_arguments(
     tables = [x for n, x in state.items() if "rel_pos_h" in n]
     told = dict(
         embed_dim=dim, depth=depth, in_chans=in_chans, patch_size=patch_size,
-        mlp_ratio=hidden / dim if int(dim * (hidden / dim)) == hidden else (hidden + 0.5) / dim,
+        mlp_ratio=(hidden + 0.5) / dim if int(dim * (hidden / dim)) < hidden else hidden / dim,
         qkv_bias="blocks.0.attn.qkv.bias" in state, use_rel_pos=bool(tables),
         use_abs_pos="pos_embed" in state,
         out_chans=len(state["neck.0.weight"]) if "neck.0.weight" in state else None,
@@ -356,13 +364,14 @@ def infer_arguments(
              if name not in known and name not in told]
     return res, notes
 
-# %% ../nbs/08_checkpoints.ipynb #a4c5e613
+# %% ../nbs/08_checkpoints.ipynb #fbdb0a75
 def known_arguments(
     metadata: dict, # Of a safetensors file
     config: dict, # Of a transformers model
     depth: int, # The number of blocks
 ) -> dict: # Arguments of `ViTDet` that shapes do not tell
-    "What a file says of its model, besides the weights. Raises `CheckpointError`."
+    """What a file says of its model, besides the weights. Raises `CheckpointError` for another
+    activation; `ValueError`, `TypeError` or `AttributeError` for what is no description."""
     if "vitdet_nb" in metadata: about = json.loads(metadata["vitdet_nb"])
     else:
         vision = config.get("vision_config") or config.get("backbone_config") or config
@@ -467,7 +476,7 @@ def check_size(state, model):
         raise CheckpointError("the encoder has {} channels and {} blocks, the model {} and {}: "
                               "load_checkpoint('auto', ...) builds one that fits".format(*theirs, *ours))
 
-# %% ../nbs/08_checkpoints.ipynb #58f0dd00
+# %% ../nbs/08_checkpoints.ipynb #838a9a5c
 builders = {f.__name__: f for f in (sam_vit_b, sam_vit_l, sam_vit_h, vitdet_b, vitdet_l, vitdet_h)}
 
 def load_checkpoint(
@@ -479,7 +488,8 @@ def load_checkpoint(
     """Read a checkpoint of segment-anything, transformers (SAM, VitDet), timm (samvit), detectron2,
     ViTAE-Transformer, mmdetection, MAE or a plain ImageNet ViT. No code in the file is run.
     Raises `FileNotFoundError`; `CheckpointError` for what is no such file or does not fit, before
-    the model is changed; `ValueError` for an unknown name or for arguments beside a model."""
+    the model is changed; `ValueError` for an unknown name or for arguments beside a model;
+    `TypeError` for another kind of model and for unknown arguments."""
     if isinstance(model, str) and model not in ("auto", *builders):
         raise ValueError(f"model {model!r} is not known: give a ViTDet, 'auto' or one of "
                          f"{', '.join(builders)}")
@@ -553,7 +563,7 @@ def same_form(
     if x.numel() != like.numel() or x.shape[-1] != like.shape[-1]: return None
     return x.reshape(like.shape)
 
-# %% ../nbs/08_checkpoints.ipynb #29aff5d3
+# %% ../nbs/08_checkpoints.ipynb #6fbd09e3
 @torch.no_grad()
 def compare_layers(
     model: ViTDet, # The one to trust
@@ -562,8 +572,9 @@ def compare_layers(
     tol: float = 1e-4, # Relative difference that counts as equal
     names: dict | None = None, # Module here -> module there, where no key map fits
 ) -> Layers: # `.first` is the first layer that differs, None if all are equal
-    """Run both and compare what each layer gives, in order. The first difference is where to look:
-    what comes after has wrong input."""
+    """Run both, in `eval` mode, and compare what each layer gives, in order. The first difference
+    is where to look: what comes after has wrong input. Raises `CheckpointError` if the names of
+    `other` are no project's, `ValueError` if no layer is left to compare."""
     if names is None:
         source = recognise(other.state_dict())
         if source.prefix: other = other.get_submodule(source.prefix[:-1])
@@ -573,9 +584,13 @@ def compare_layers(
         ours, theirs = (dict(m.named_modules()) for m in (model, other))
         names = {n: t for n in parts if n in ours and (t := their_name(n, source.project)) in theirs}
     outputs, layers, hooks = {}, [], []
-    def keep(name): return lambda m, args, out: outputs.__setitem__(name, out)
+    if not names: raise ValueError("no layer to compare: give names")
+    def keep(name):
+        def hook(m, args, out): outputs[name] = out
+        return hook
     def check(name, their):
         def hook(m, args, out):
+            if name not in outputs: return  # called once more
             out, ours = out[0] if isinstance(out, tuple) else out, outputs.pop(name)
             out = same_form(out, ours)
             diff = float("inf") if out is None else (out - ours).abs().max() / ours.abs().max()
@@ -588,6 +603,7 @@ def compare_layers(
         other(x)
     finally:
         for hook in hooks: hook.remove()
+    layers += [Layer(n, names[n], float("inf")) for n in outputs]  # that did not run there
     return Layers(layers, tol)
 
 # %% ../nbs/08_checkpoints.ipynb #f143c4ba
@@ -629,7 +645,7 @@ def put_into(
         tensors[key] = x
     return {k: x for k, x in tensors.items() if isinstance(x, torch.Tensor)}
 
-# %% ../nbs/08_checkpoints.ipynb #1cad7809
+# %% ../nbs/08_checkpoints.ipynb #8829e10e
 def save_checkpoint(
     model: ViTDet,
     path: str | Path, # Ends with .safetensors, or with .pth, .pt or .bin for torch.save
@@ -638,7 +654,10 @@ def save_checkpoint(
 ):
     """Write the encoder's weights; the file appears when it is whole. With `like`, a whole SAM or
     detector gets the encoder's weights under its own keys, and goes home.
-    Raises `ValueError` for an unknown project, `CheckpointError` if `like` has another encoder."""
+    Raises `ValueError` for an unknown project or both it and `like`, `CheckpointError` if `like` has
+    another encoder, and what `write_weights` raises."""
+    if project is not None and like is not None:
+        raise ValueError(f"give project={project!r} or like, not both: like has keys of its own")
     if project is not None and project not in projects:
         raise ValueError(f"project {project!r} is not known: one of {', '.join(projects)}")
     tensors = model.state_dict()

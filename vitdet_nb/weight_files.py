@@ -4,23 +4,22 @@
 
 # %% auto #0
 __all__ = ['bystanders', 'CheckpointError', 'file_kind', 'Bystander', 'read_torch', 'unsafe', 'RawArray', 'RawType',
-           'NumpyUnpickler', 'read_pickle', 'find_weights', 'read_file', 'read_shards', 'read_weights', 'write_weights',
-           'umask']
+           'NumpyUnpickler', 'read_pickle', 'find_weights', 'read_file', 'read_shards', 'read_weights', 'write_whole',
+           'write_weights']
 
-# %% ../nbs/weight_files.ipynb #62b41b3c
+# %% ../nbs/weight_files.ipynb #0cbdf54d
 import json
 import os
 import pickle
 import re
 import struct
-import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 # %% ../nbs/weight_files.ipynb #f6087e9b
 class CheckpointError(ValueError):
@@ -50,13 +49,13 @@ def file_kind(
                           f"{head[:16]!r}): expected safetensors, a file of torch.save, or a "
                           "pickle of NumPy arrays")
 
-# %% ../nbs/weight_files.ipynb #a97f5e37
+# %% ../nbs/weight_files.ipynb #01b73021
 class Bystander:
     "Stands in for an object that lies beside the weights; ignores whatever it is given."
     def __init__(self, *args, **kwargs): pass
     def __setstate__(self, state): pass
 
-bystanders = [
+bystanders = [  # torch knows a class by its module and name: these have the name, not the code
     type(name.rpartition(".")[2], (Bystander,), {"__module__": name.rpartition(".")[0]})
     for name in (
         "argparse.Namespace", "pathlib.PosixPath", "pathlib._local.PosixPath", "numpy.dtype",
@@ -151,12 +150,13 @@ def read_pickle(
         raise CheckpointError(f"{str(path)!r} is damaged, perhaps truncated "
                               f"({path.stat().st_size} bytes): {e!r}") from e
 
-# %% ../nbs/weight_files.ipynb #de60c106
+# %% ../nbs/weight_files.ipynb #69d235e7
 def find_weights(
     path: Path, # Of the file, for errors
     data: object, # What it holds
 ) -> dict: # Name -> tensor or whatever else stands there
-    "The dict of weights in a training checkpoint, its names without wrappers' prefixes."
+    """The dict of weights in a training checkpoint, its names without wrappers' prefixes.
+    Raises `CheckpointError` if there is none, or more than one."""
     def is_tensor(x): return isinstance(x, (torch.Tensor, RawArray))
     def is_weights(d): return isinstance(d, dict) and any(is_tensor(x) for x in d.values())
     inner = [k for k in data if is_weights(data[k])] if isinstance(data, dict) else []
@@ -169,7 +169,7 @@ def find_weights(
     if not is_weights(data):
         what = f"keys {list(data)[:5]}" if isinstance(data, dict) else type(data).__name__
         raise CheckpointError(f"{str(path)!r} holds no tensors by name, but {what}")
-    for wrapper in "_orig_mod.", "module.", "_orig_mod.":
+    for wrapper in "_orig_mod.", "module.", "_orig_mod.":  # compiled inside or outside of the other
         if all(str(k).startswith(wrapper) for k in data):
             data = {k[len(wrapper):]: x for k, x in data.items()}
     return {str(k): x.tensor() if isinstance(x, RawArray) else x for k, x in data.items()}
@@ -177,7 +177,7 @@ def find_weights(
 def read_file(
     path: Path, # One file
 ) -> tuple: # Name -> tensor, and the metadata that safetensors may carry
-    "The weights in one file, whatever kind it is of."
+    "The weights in one file, whatever kind it is of; `CheckpointError` if it has none."
     kind = file_kind(path)
     if kind == "torch": return find_weights(path, read_torch(path)), {}
     if kind == "pickle":
@@ -193,11 +193,12 @@ def read_file(
         raise CheckpointError(f"{str(path)!r} is damaged, perhaps truncated "
                               f"({path.stat().st_size} bytes): {e}") from e
 
-# %% ../nbs/weight_files.ipynb #e881b4f5
+# %% ../nbs/weight_files.ipynb #f001dc44
 def read_shards(
     index: Path, # A `*.index.json`
 ) -> dict: # Name -> tensor
-    "The weights of all the files that an index names; they must lie beside it."
+    """The weights of all the files that an index names, which lie beside it.
+    Raises `CheckpointError` for another index, and for a part that is missing."""
     try: shards = json.loads(index.read_text())["weight_map"]
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise CheckpointError(f"{str(index)!r} is no index of weight files: {e!r}") from e
@@ -242,14 +243,26 @@ def read_weights(
             raise CheckpointError(f"{str(config_path)!r} is no description of a model")
     return weights, metadata, config
 
-# %% ../nbs/weight_files.ipynb #1c265fb0
+# %% ../nbs/weight_files.ipynb #c83e0f8e
+def write_whole(
+    path: Path, # Of the file; its folder is made if need be
+    write, # Called with the temporary path; it writes the file
+):
+    "Write a file that is there completely or not at all."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally: part.unlink(missing_ok=True)
+
 def write_weights(
     weights: dict, # Name -> tensor
     path: str | Path, # Ends with .safetensors, or with .pth, .pt or .bin for torch.save
     metadata: dict | None = None, # Strings to strings; safetensors only
 ):
-    """Write tensors by name. The file appears when it is whole: a kill or a full disk leaves what
-    was there before. Raises `ValueError` for another ending, `FileNotFoundError` for no folder."""
+    """Write tensors by name; the file appears when it is whole. Raises `ValueError` for another
+    ending, `FileNotFoundError` for no folder, `RuntimeError` for tensors that share memory."""
     path = Path(path)
     if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
         raise ValueError(f"cannot write {path.name!r}: end it with .safetensors, or with .pth, "
@@ -257,20 +270,7 @@ def write_weights(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {str(path.parent)!r} to write {path.name!r} into")
     weights = {k: x.detach().cpu().contiguous() for k, x in weights.items()}
-    metadata = {"format": "pt"} | (metadata or {})
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        if path.suffix == ".safetensors": save_file(weights, part, metadata)
-        else: torch.save(weights, part)
-        os.chmod(part, 0o666 & ~umask())
-        os.replace(part, path)
-    except BaseException:  # Ctrl-C too
-        os.unlink(part)
-        raise
-
-def umask():
-    "The mask that new files' permissions get; it can only be read by setting it."
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    if path.suffix == ".safetensors":
+        data = save(weights, {"format": "pt"} | (metadata or {}))
+        write_whole(path, lambda part: part.write_bytes(data))
+    else: write_whole(path, lambda part: torch.save(weights, part))
