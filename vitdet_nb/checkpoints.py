@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['projects', 'key_table', 'outside', 'dropped_parts', 'foreign_parts', 'lacking', 'differences', 'builders',
            'whole_prefix', 'their_name', 'encoder_names', 'Source', 'recognise', 'label_of', 'no_vit', 'Row', 'Report',
-           'first_match', 'translate', 'flaw', 'rescale_tables', 'fit', 'is_square', 'shape_of', 'find_windows',
-           'depth_of', 'infer_arguments', 'known_arguments', 'check_description', 'describe', 'match', 'unplaced',
-           'check_size', 'load_checkpoint', 'Layer', 'Layers', 'same_form', 'compare_layers', 'place',
-           'their_positions', 'put_into', 'save_checkpoint']
+           'first_match', 'translate', 'flaw', 'check_square', 'rescale_tables', 'fit', 'is_square', 'shape_of',
+           'find_windows', 'depth_of', 'infer_arguments', 'known_arguments', 'check_description', 'describe', 'match',
+           'unplaced', 'check_size', 'load_checkpoint', 'Layer', 'Layers', 'same_form', 'relative', 'compare_layers',
+           'place', 'their_positions', 'put_into', 'save_checkpoint']
 
 # %% ../nbs/08_checkpoints.ipynb #c9f20762
 import json
@@ -26,7 +26,7 @@ from .encoder import (ViTDet, sam_vit_b, sam_vit_h, sam_vit_l, vitdet_b, vitdet_
 from .patch_embed import get_abs_pos
 from .weight_files import CheckpointError, read_weights, write_weights
 
-# %% ../nbs/08_checkpoints.ipynb #66509d8f
+# %% ../nbs/08_checkpoints.ipynb #18b6cdb8
 # timm's names are those of detectron2, MAE and ViTAE-Transformer, too
 projects = ["segment-anything", "timm", "transformers SAM", "transformers VitDet", "mmdetection"]
 key_table = [  # the same part in each project's words; * is the number of a block
@@ -44,6 +44,7 @@ key_table = [  # the same part in each project's words; * is the number of a blo
     ("blocks.*.mlp.lin2", "blocks.*.mlp.fc2", "layers.*.mlp.lin2", "encoder.layer.*.mlp.fc2",
      "layers.*.ffn.layers.1"),
     ("blocks.*.mlp", "blocks.*.mlp", "layers.*.mlp", "encoder.layer.*.mlp", "layers.*.ffn"),
+    ("blocks.*.residual", "blocks.*.residual", None, "encoder.layer.*.residual", None),
     ("blocks.*", "blocks.*", "layers.*", "encoder.layer.*", "layers.*"),
     ("neck.0", "neck.0", "neck.conv1", None, None),
     ("neck.1", "neck.1", "neck.layer_norm1", None, None),
@@ -229,7 +230,7 @@ differences = {  # by label: what that project computes otherwise
 def first_match(patterns, text, match=re.search):
     return next((why for p, why in patterns.items() if match(p, text, re.I)), None)
 
-# %% ../nbs/08_checkpoints.ipynb #2cf8fe47
+# %% ../nbs/08_checkpoints.ipynb #c5601faa
 def translate(
     tensors: dict, # Key -> tensor, as in the file
     source: Source, # What wrote them
@@ -253,9 +254,10 @@ def translate(
             state[theirs[key]] = x
             rows.append(Row("loaded" if inside == theirs[key] else "renamed", key, theirs[key]))
     if source.label == "ViTAE-Transformer's ViTDet": rescale_tables(state, rows)
+    check_square(state)
     return state, rows
 
-# %% ../nbs/08_checkpoints.ipynb #9c4abb2d
+# %% ../nbs/08_checkpoints.ipynb #987d6cd0
 with torch.device("meta"):  # an encoder with every part, for its dimensions
     one_of_each = ViTDet(depth=1, global_attn_indexes=(0,), residual_block_indexes=(0,)).state_dict()
 
@@ -264,12 +266,21 @@ def flaw(
     x: object, # What a file holds for it
 ) -> str | None: # None if it may be that parameter
     "What is wrong with a value, whatever the model's size."
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.layout != torch.strided:
+    floats = torch.float16, torch.bfloat16, torch.float32, torch.float64
+    if not isinstance(x, torch.Tensor) or x.dtype not in floats or x.layout != torch.strided:
         return f"expected a tensor of floats, got {getattr(x, 'dtype', type(x).__name__)}"
     ndim = one_of_each[re.sub(r"blocks\.\d+", "blocks.0", name)].ndim
     if x.is_meta or not x.numel() or x.ndim not in (ndim, 3 if name == "pos_embed" else ndim):
         return f"expected numbers in {ndim} dimensions, got shape {tuple(x.shape)}"
+    if x.untyped_storage().nbytes() < x.nbytes: return "repeats few numbers to fill its shape"
     if not x.isfinite().all(): return "holds infinity or NaN"
+
+def check_square(state):
+    "Raise `CheckpointError` if relative tables are made for a grid that is not square."
+    for name in (n for n in state if n.endswith("rel_pos_h")):
+        if len(other := state.get(name[:-1] + "w", state[name])) != len(state[name]):
+            raise CheckpointError(f"{name} has {len(state[name])} rows and rel_pos_w {len(other)}: "
+                                  "only tables for square grids are known here")
 
 def rescale_tables(state, rows):
     "That project's bias is of the scaled query: the same bias of the unscaled one, in place."
@@ -279,7 +290,7 @@ def rescale_tables(state, rows):
         row.status = "rescaled"
         row.note = "times head_dim ** -0.5: that project adds positions to scaled queries"
 
-# %% ../nbs/08_checkpoints.ipynb #56712fc7
+# %% ../nbs/08_checkpoints.ipynb #e3047dfb
 def fit(
     name: str, # Of the parameter
     x: torch.Tensor, # As it is in the file
@@ -289,6 +300,8 @@ def fit(
     before, note = x, ""
     resizable = "rel_pos" in name or name in ("pos_embed", "patch_embed.proj.weight")
     if resizable: x = x.to(torch.promote_types(x.dtype, torch.float32))
+    if name == "pos_embed" and x.ndim == 4 and x.shape[1] != x.shape[2]:
+        raise ValueError(f"{shape_of(x)}: only square tables are known here")
     if name == "pos_embed" and x.ndim == 3:
         has_cls_token = not is_square(x.shape[1])
         if has_cls_token: note = "the class token's position dropped"
@@ -322,7 +335,7 @@ def find_windows(
     if positions.ndim == 4 and positions.shape[1] == window: window, grid = grid, window
     return window, tuple(i for i in sorted(sides) if sides[i] == grid), grid
 
-# %% ../nbs/08_checkpoints.ipynb #ceb10b24
+# %% ../nbs/08_checkpoints.ipynb #23e9bb65
 def depth_of(state): return 1 + max(int(n.split(".")[1]) for n in state if n.startswith("blocks."))
 
 def infer_arguments(
@@ -345,15 +358,19 @@ def infer_arguments(
     quarters = sorted({max(0, k * depth // 4 - 1) for k in (1, 2, 3, 4)})  # where each one ends
     usual = dict(window_size=14, global_attn_indexes=quarters,
                  num_heads=16 if dim == 1280 else max(1, dim // 64))
-    if tables:
-        told["num_heads"] = dim // tables[0].shape[1]
-        side = (len(tables[0]) + 1) // 2
-        if side != 14: usual.update(window_size=0, global_attn_indexes=range(depth))
-        usual["img_size"] = side * patch_size
     if "pos_embed" in state:
         table = state["pos_embed"]
         side = table.shape[1] if table.ndim == 4 else int(table.shape[1] ** 0.5)
         told["pretrain_img_size"] = usual["img_size"] = side * patch_size
+    if tables:
+        told["num_heads"] = dim // tables[0].shape[1]
+        side = (len(tables[0]) + 1) // 2
+        usual["img_size"] = side * patch_size
+        positions = state.get("pos_embed", torch.empty(0))
+        other_grid = positions.ndim == 4 and positions.shape[1] > side
+        if told["residual_block_indexes"] or other_grid:  # conv propagation has no global blocks
+            usual.update(window_size=side, global_attn_indexes=())
+        elif side != 14: usual.update(window_size=0, global_attn_indexes=range(depth))
     windows = find_windows(state)
     if windows:
         told["window_size"], told["global_attn_indexes"], grid = windows
@@ -362,9 +379,12 @@ def infer_arguments(
     notes = [f"the file does not tell {name}: assumed {res[name]}"
              for name in ("num_heads", "window_size", "global_attn_indexes")
              if name not in known and name not in told]
+    if windows and 2 * len(windows[1]) > depth and "window_size" not in known:
+        notes.append(f"most blocks have the longer tables: took {windows[0]} tokens for the window "
+                     f"and {windows[2]} for the grid")
     return res, notes
 
-# %% ../nbs/08_checkpoints.ipynb #fbdb0a75
+# %% ../nbs/08_checkpoints.ipynb #072ee540
 def known_arguments(
     metadata: dict, # Of a safetensors file
     config: dict, # Of a transformers model
@@ -380,7 +400,7 @@ def known_arguments(
         about = dict(img_size=vision.get("image_size"), num_heads=vision.get("num_attention_heads"),
                      norm_eps=vision.get("layer_norm_eps"), act_layer=vision.get("hidden_act"))
         if vision.get("model_type") == "vitdet":  # which lists the others
-            about.update(window_size=window, global_attn_indexes=[
+            about.update(window_size=window, num_heads=about["num_heads"] or 12, global_attn_indexes=[
                 i for i in range(depth) if i not in windowed])
         elif "global_attn_indexes" in vision:
             about.update({k: vision.get(k) for k in ("window_size", "global_attn_indexes")})
@@ -396,18 +416,16 @@ def known_arguments(
     if "norm_eps" in known: known["norm_layer"] = partial(nn.LayerNorm, eps=known.pop("norm_eps"))
     return known
 
-# %% ../nbs/08_checkpoints.ipynb #65cb4e42
+# %% ../nbs/08_checkpoints.ipynb #9c7f0262
 def check_description(
-    known: dict, # From `known_arguments`
+    args: dict, # From `infer_arguments`
     state: dict, # Name in this library -> tensor
 ):
-    "Raise `CheckpointError` if a description contradicts the relative tables beside it."
-    patch_size = state["patch_embed.proj.weight"].shape[-1]
-    if not {"img_size", "window_size", "global_attn_indexes"} <= known.keys(): return
+    "Raise `CheckpointError` if a file's description contradicts the relative tables beside it."
     for name in (n for n in state if "rel_pos" in n):
-        windowed = int(name.split(".")[1]) not in known["global_attn_indexes"]
-        side = known["window_size"] if windowed else 0
-        side = side or known["img_size"] // patch_size
+        windowed = int(name.split(".")[1]) not in args["global_attn_indexes"]
+        side = args["window_size"] if windowed else 0
+        side = side or args["img_size"] // args["patch_size"]
         if len(state[name]) != 2 * side - 1:
             raise CheckpointError(f"its description tells of {side} tokens a side, its {name} has "
                                   f"{len(state[name])} rows instead of {2 * side - 1}")
@@ -457,7 +475,7 @@ def match(
         rows.append(row)
     return fitted
 
-# %% ../nbs/08_checkpoints.ipynb #ed71a1ca
+# %% ../nbs/08_checkpoints.ipynb #6ba460fe
 def unplaced(name, model):
     "What it means that the file has a tensor and the model no place for it."
     if name.startswith("neck."): return "dropped", "the model has no neck (out_chans=None)"
@@ -465,8 +483,8 @@ def unplaced(name, model):
         return "wrong", f"the model has {len(model.blocks)} blocks only"
     argument = {"pos_embed": "use_abs_pos=True", "rel_pos": "use_rel_pos=True",
                 "residual": "these residual_block_indexes", "qkv.bias": "qkv_bias=True"}
-    return "wrong", "the model has no such part: build it with " + next(
-        a for part, a in argument.items() if part in name)
+    fix = next((a for part, a in argument.items() if part in name), "this library's own layers")
+    return "wrong", f"the model has no such part: build it with {fix}"
 
 def check_size(state, model):
     "Raise `CheckpointError` where hardly anything would fit."
@@ -476,7 +494,7 @@ def check_size(state, model):
         raise CheckpointError("the encoder has {} channels and {} blocks, the model {} and {}: "
                               "load_checkpoint('auto', ...) builds one that fits".format(*theirs, *ours))
 
-# %% ../nbs/08_checkpoints.ipynb #838a9a5c
+# %% ../nbs/08_checkpoints.ipynb #17bb628a
 builders = {f.__name__: f for f in (sam_vit_b, sam_vit_l, sam_vit_h, vitdet_b, vitdet_l, vitdet_h)}
 
 def load_checkpoint(
@@ -486,7 +504,8 @@ def load_checkpoint(
     **arguments, # Of `ViTDet`, where one is built: they override what the file tells
 ) -> Report: # What became of each key; its `model` has the weights
     """Read a checkpoint of segment-anything, transformers (SAM, VitDet), timm (samvit), detectron2,
-    ViTAE-Transformer, mmdetection, MAE or a plain ImageNet ViT. No code in the file is run.
+    ViTAE-Transformer, mmdetection, MAE or a plain ImageNet ViT. No code in the file is run. A model
+    that is built here is in `eval` mode.
     Raises `FileNotFoundError`; `CheckpointError` for what is no such file or does not fit, before
     the model is changed; `ValueError` for an unknown name or for arguments beside a model;
     `TypeError` for another kind of model and for unknown arguments."""
@@ -498,6 +517,9 @@ def load_checkpoint(
     if not isinstance(model, (str, ViTDet)):
         raise TypeError(f"expected a ViTDet or a name, got {type(model).__name__}: "
                         "use_fast_blocks is for other people's models")
+    if isinstance(model, ViTDet) and any(p.is_meta for p in model.parameters()):
+        raise ValueError("the model is on the meta device, without numbers to fill: give its name "
+                         "or 'auto', or move it with to_empty(device='cpu')")
     tensors, metadata, config = read_weights(path)
     try:
         source = recognise(tensors)
@@ -506,10 +528,11 @@ def load_checkpoint(
         lost = {"patch_embed.proj.weight", "blocks.0.mlp.lin1.weight"} - state.keys()
         if lost: report.check()  # too little to go on
         if model == "auto":
-            try: known = known_arguments(metadata, config, depth_of(state))
+            try: known = known_arguments(
+                metadata, config if "transformers" in source.project else {}, depth_of(state))
             except (AttributeError, TypeError, RecursionError) as e:
                 raise CheckpointError(f"its description is damaged: {e}") from None
-            check_description(known, state)
+            if known: check_description(infer_arguments(state, known)[0], state)
             inferred, report.notes = infer_arguments(state, known | arguments)
             build = partial(ViTDet, **inferred)
         elif isinstance(model, str): build = partial(builders[model], **arguments)
@@ -522,6 +545,7 @@ def load_checkpoint(
     if isinstance(model, str):  # numbers are only drawn if some are to stay
         complete = fitted.keys() == report.model.state_dict().keys()
         report.model = report.model.to_empty(device=torch.get_default_device()) if complete else build()
+        report.model.eval()
     report.model.load_state_dict(fitted, strict=False)
     if source.label in differences: report.notes.append(differences[source.label])
     return report
@@ -563,7 +587,14 @@ def same_form(
     if x.numel() != like.numel() or x.shape[-1] != like.shape[-1]: return None
     return x.reshape(like.shape)
 
-# %% ../nbs/08_checkpoints.ipynb #6fbd09e3
+# %% ../nbs/08_checkpoints.ipynb #c74c89e6
+def relative(out, ours):
+    "The greatest difference to our output, divided by its greatest number."
+    out = same_form(out[0] if isinstance(out, tuple) else out, ours)
+    if out is None: return float("inf")
+    scale = ours.abs().max().float().clamp(min=1e-12)
+    return ((out.float() - ours.float()).abs().max() / scale).item()
+
 @torch.no_grad()
 def compare_layers(
     model: ViTDet, # The one to trust
@@ -582,39 +613,40 @@ def compare_layers(
         blocks = [f"blocks.{i}{part}" for i in range(len(model.blocks)) for part in inner]
         parts = ["patch_embed.proj", *blocks, *(f"neck.{i}" for i in range(4))]
         ours, theirs = (dict(m.named_modules()) for m in (model, other))
-        names = {n: t for n in parts if n in ours and (t := their_name(n, source.project)) in theirs}
-    outputs, layers, hooks = {}, [], []
+        names = {n: t for n in parts if n in ours and (t := their_name(n, source.project))}
     if not names: raise ValueError("no layer to compare: give names")
+    outputs, found, hooks, theirs = {}, {}, [], dict(other.named_modules())
     def keep(name):
         def hook(m, args, out): outputs[name] = out
         return hook
     def check(name, their):
-        def hook(m, args, out):
-            if name not in outputs: return  # called once more
-            out, ours = out[0] if isinstance(out, tuple) else out, outputs.pop(name)
-            out = same_form(out, ours)
-            diff = float("inf") if out is None else (out - ours).abs().max() / ours.abs().max()
-            layers.append(Layer(name, their, float(diff)))
+        def hook(m, args, out): # the first call counts
+            if name not in found: found[name] = Layer(name, their, relative(out, outputs[name]))
         return hook
     try:
-        hooks += [model.get_submodule(n).register_forward_hook(keep(n)) for n in names]
-        model(x)
-        hooks += [other.get_submodule(t).register_forward_hook(check(n, t)) for n, t in names.items()]
-        other(x)
+        for n in names: hooks.append(model.get_submodule(n).register_forward_hook(keep(n)))
+        last = model(x)
+        for n, t in names.items():
+            if t in theirs and n in outputs: hooks.append(theirs[t].register_forward_hook(check(n, t)))
+        out = other(x)
     finally:
         for hook in hooks: hook.remove()
-    layers += [Layer(n, names[n], float("inf")) for n in outputs]  # that did not run there
+    infinite = float("inf")  # where the other has no such layer, or does not run it
+    layers = [found.get(n, Layer(n, names[n], infinite)) for n in outputs]
+    out = getattr(out, "last_hidden_state", out)  # transformers' way
+    if isinstance(out, torch.Tensor) and same_form(out, last) is not None:  # not a classifier's
+        layers.append(Layer("output", "output", relative(out, last)))
     return Layers(layers, tol)
 
-# %% ../nbs/08_checkpoints.ipynb #f143c4ba
+# %% ../nbs/08_checkpoints.ipynb #7b382d44
 whole_prefix = {"segment-anything": "image_encoder.", "transformers SAM": "vision_encoder."}
 
 def place(name, project):
     "A part's name in a project; `ValueError` if it has none."
     theirs = their_name(name, project)
     if theirs is None:
-        raise ValueError(f"{project} has no place for {name}: build the encoder with "
-                         "out_chans=None, or choose another project")
+        fix = "build the encoder with out_chans=None, or " * name.startswith("neck.")
+        raise ValueError(f"{project} has no place for {name}: {fix}choose another project")
     return theirs
 
 def their_positions(
@@ -635,6 +667,9 @@ def put_into(
     keys = {r.name: r.key for r in rows if r.name}
     match(state, rows, model)
     Report(model, source, rows).check("the encoder would not be whole in this file")
+    for r in (r for r in rows if r.status == "resized"):
+        raise ValueError(f"{r.key} would change its size there ({r.note.replace(' to ', ' in the file, ')} "
+                         "here): load the encoder from that file with 'auto'")
     for name, x in model.state_dict().items():
         key = keys.get(name) or source.prefix + place(name, source.project)
         if name in state and state[name].ndim == 3: # positions in a row

@@ -7,12 +7,13 @@ __all__ = ['bystanders', 'CheckpointError', 'file_kind', 'Bystander', 'read_torc
            'NumpyUnpickler', 'read_pickle', 'find_weights', 'read_file', 'read_shards', 'read_weights', 'write_whole',
            'write_weights']
 
-# %% ../nbs/weight_files.ipynb #0cbdf54d
+# %% ../nbs/weight_files.ipynb #67173036
 import json
 import os
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def file_kind(
                           f"{head[:16]!r}): expected safetensors, a file of torch.save, or a "
                           "pickle of NumPy arrays")
 
-# %% ../nbs/weight_files.ipynb #01b73021
+# %% ../nbs/weight_files.ipynb #18a58dd4
 class Bystander:
     "Stands in for an object that lies beside the weights; ignores whatever it is given."
     def __init__(self, *args, **kwargs): pass
@@ -67,13 +68,14 @@ def read_torch(
     path: Path, # A file of torch.save, of any age
 ) -> object: # What was saved, nearly always a dict
     "Read a PyTorch file with `weights_only`; `CheckpointError` for any object that is not known."
-    mmap = zipfile.is_zipfile(path)  # older files can only be read as a whole
-    if mmap and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
-        raise CheckpointError(f"{str(path)!r} is a TorchScript program, not weights: save the "
-                              "state_dict() of what torch.jit.load gives")
     try:
-        with torch.serialization.safe_globals(bystanders):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        if zipfile.is_zipfile(path) and any(
+                name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
+            raise CheckpointError(f"{str(path)!r} is a TorchScript program, not weights: save the "
+                                  "state_dict() of what torch.jit.load gives")
+        with torch.serialization.safe_globals(bystanders):  # not mapped: mapping skips checks
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError: raise
     except Exception as e:  # of many kinds for damaged files
         found = re.search(r"GLOBAL (\S+)", str(e))
         if found: raise unsafe(path, found[1]) from None
@@ -86,17 +88,24 @@ def unsafe(path, name):
         "was run. If you trust its author, save the tensors alone where you can open it: "
         "torch.save(model.state_dict(), ...)")
 
-# %% ../nbs/weight_files.ipynb #d4aae6fe
+# %% ../nbs/weight_files.ipynb #732bbdb8
 class RawArray:
     "What a pickle says of one array: its shape, number type, order and bytes."
-    def __setstate__(self, state): _, self.shape, self.dtype, self.fortran, self.data = state
+    def __setstate__(self, state):
+        _, self.shape, self.dtype, self.fortran, self.data = state
+        if type(self.shape) is not tuple or not all(type(n) is int and n >= 0 for n in self.shape):
+            raise ValueError(f"an array of shape {self.shape}")
+        if not isinstance(self.data, (bytes, bytearray, str)): raise ValueError("an array of no bytes")
 
     def tensor(self) -> torch.Tensor: # Of the array's shape
         "The array; `ValueError` if the bytes do not fill the shape."
         data = self.data.encode("latin1") if isinstance(self.data, str) else self.data  # Python 2
         array = np.frombuffer(data, dtype=self.dtype.name)
         array = array.reshape(self.shape, order="F" if self.fortran else "C")
-        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+        array = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is not to be written to
+            return torch.from_numpy(array)
 
 class RawType:
     "What a pickle says of a number type, such as little-endian `f4`."
@@ -109,8 +118,8 @@ class RawType:
         if order not in "<>=|" or subtype or names or fields: raise ValueError("structured arrays")
         self.name = order + self.code
 
-# %% ../nbs/weight_files.ipynb #a92ce2e6
-class NumpyUnpickler(pickle.Unpickler):
+# %% ../nbs/weight_files.ipynb #f612897b
+class NumpyUnpickler(pickle._Unpickler):  # in Python: the C one trusts what a file says of sizes
     "Reads dicts, lists, strings, numbers and NumPy arrays; every other name is refused."
     def find_class(self, module, name):
         known = {
@@ -122,11 +131,17 @@ class NumpyUnpickler(pickle.Unpickler):
         if full not in known: raise LookupError(full)
         return known[full]
 
+    def load_build(self):
+        if type(self.stack[-2]) not in (RawArray, RawType): raise ValueError("state of another object")
+        super().load_build()
+
+    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
+
     def array(self, *_): return RawArray()
 
     def filled_array(self, data, dtype, shape, order, *_):
         array = RawArray()
-        array.__setstate__((1, shape, dtype, order == "F", bytes(data)))
+        array.__setstate__((1, shape, dtype, order == "F", data))
         return array
 
     def scalar(self, dtype, data): return self.filled_array(data, dtype, (), "C")
@@ -193,7 +208,7 @@ def read_file(
         raise CheckpointError(f"{str(path)!r} is damaged, perhaps truncated "
                               f"({path.stat().st_size} bytes): {e}") from e
 
-# %% ../nbs/weight_files.ipynb #f001dc44
+# %% ../nbs/weight_files.ipynb #7adf321c
 def read_shards(
     index: Path, # A `*.index.json`
 ) -> dict: # Name -> tensor
@@ -207,12 +222,12 @@ def read_shards(
     weights = {}
     for name in sorted(set(shards.values())):
         path = index.parent / name
-        if Path(name).name != name:
-            raise CheckpointError(f"{str(index)!r} names {name!r}, outside its own folder")
+        if Path(name).name != name or len(name) > 255:
+            raise CheckpointError(f"{str(index)!r} names {name[:80]!r}, outside its own folder")
         if not path.is_file():
             raise CheckpointError(f"{str(index)!r} names {name!r}, which is not beside it: "
                                   "fetch all parts")
-        weights.update(read_file(path)[0])
+        weights |= {k: x for k, x in read_file(path)[0].items() if shards.get(k, name) == name}
     lost = sorted(shards.keys() - weights.keys())
     if lost: raise CheckpointError(f"{str(index)!r} names {lost[0]!r}, which no file has")
     return weights
@@ -232,10 +247,11 @@ def read_weights(
                                     f"looked for {', '.join(usual)}")
         path = inside[0]
     if not path.is_file(): raise FileNotFoundError(f"no file at {str(path)!r}: check the path")
-    config, config_path = {}, path.parent / "config.json"
+    config, config_path = {}, path.parent / "config.json"  # beside other files it may be another's
+    by_transformers = path.name.startswith(("model.safetensors", "model-", "pytorch_model"))
     if path.name.endswith(".index.json"): weights, metadata = read_shards(path), {}
     else: weights, metadata = read_file(path)
-    if config_path.is_file():
+    if by_transformers and config_path.is_file():
         try: config = json.loads(config_path.read_text())
         except (ValueError, RecursionError) as e:
             raise CheckpointError(f"{str(config_path)!r} is damaged: {e}") from e
@@ -243,7 +259,7 @@ def read_weights(
             raise CheckpointError(f"{str(config_path)!r} is no description of a model")
     return weights, metadata, config
 
-# %% ../nbs/weight_files.ipynb #c83e0f8e
+# %% ../nbs/weight_files.ipynb #26f3384c
 def write_whole(
     path: Path, # Of the file; its folder is made if need be
     write, # Called with the temporary path; it writes the file
@@ -262,7 +278,7 @@ def write_weights(
     metadata: dict | None = None, # Strings to strings; safetensors only
 ):
     """Write tensors by name; the file appears when it is whole. Raises `ValueError` for another
-    ending, `FileNotFoundError` for no folder, `RuntimeError` for tensors that share memory."""
+    ending, `FileNotFoundError` for no folder, `TypeError` for metadata that is no text."""
     path = Path(path)
     if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
         raise ValueError(f"cannot write {path.name!r}: end it with .safetensors, or with .pth, "
@@ -270,6 +286,9 @@ def write_weights(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {str(path.parent)!r} to write {path.name!r} into")
     weights = {k: x.detach().cpu().contiguous() for k, x in weights.items()}
+    owner = {x.untyped_storage().data_ptr(): k for k, x in weights.items()}
+    weights = {k: x if owner[x.untyped_storage().data_ptr()] == k else x.clone()  # tied weights
+               for k, x in weights.items()}
     if path.suffix == ".safetensors":
         data = save(weights, {"format": "pt"} | (metadata or {}))
         write_whole(path, lambda part: part.write_bytes(data))
