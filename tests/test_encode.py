@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vitdet_nb.encode import make_parser, models, output_files, read_encoding, vitdet_encode
+from vitdet_nb.checkpoints import builders
+from vitdet_nb.encode import make_parser, output_files, read_encoding, vitdet_encode
 from vitdet_nb.encoder import ViTDet
 from vitdet_nb.images import sample_photo
 from vitdet_nb.utils import randomize
@@ -235,7 +236,7 @@ def test_help_names_every_option(capsys):
     assert status == 0 and err == ""
     options = [s for a in make_parser()._actions for s in a.option_strings]
     assert {"--model", "--checkpoint", "--download", "--out", "--size", "--point"} < set(options)
-    for text in [*options, *models, "PHOTO|FOLDER", "torchrun", "exit status"]: assert text in out
+    for text in [*options, *builders, "PHOTO|FOLDER", "torchrun", "exit status"]: assert text in out
     assert all(a.help for a in make_parser()._actions)
 
 
