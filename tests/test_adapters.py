@@ -13,7 +13,7 @@ def run(*args):
 
 
 def test_writes_figures_and_table(tmp_path):
-    names = ["segment-anything, SamPredictor"]
+    names = ["timm, samvit features_only"]
     done = run("--size", 64, "--runs", 2, "--only", *names, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     data = json.loads((tmp_path / "models.json").read_text())
@@ -24,7 +24,7 @@ def test_writes_figures_and_table(tmp_path):
         assert row["difference"] <= 1e-5, "not the same weights, photo or function"
     text = (tmp_path / "models.txt").read_text()
     assert text in done.stdout and all(name in text for name in names)
-    assert "SamPredictor, after" in done.stderr, "no progress shown"
+    assert "samvit features_only, after" in done.stderr, "no progress shown"
 
 
 @pytest.mark.parametrize("args, message", [

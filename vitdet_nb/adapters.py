@@ -24,7 +24,7 @@ from .fast_attention import FastBlock, is_traced
 from .rel_pos import RelPosAttention
 from .utils import randomize
 
-# %% ../nbs/adapters.ipynb #d9d728d1
+# %% ../nbs/adapters.ipynb #c18164bf
 class Layout(NamedTuple):
     "How a package calls the parts of its block, where it differs from segment-anything."
     norm1: str = "norm1"
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
 
 layouts = {
     "segment-anything": Layout(),
-    "transformers' SAM": Layout("layer_norm1", num_heads="num_attention_heads", norm2="layer_norm2"),
+    "transformers' SAM": Layout("layer_norm1", "attn", "num_attention_heads", "layer_norm2"),
     "transformers' VitDet": Layout(attn="attention", lin1="fc1", lin2="fc2", nchw=True),
     "timm's samvit and detectron2": Layout(lin1="fc1", lin2="fc2"),
 }
@@ -141,9 +141,9 @@ def try_out(
     if not isinstance(theirs, torch.Tensor) or theirs.shape != ours.shape: return None
     return returns if (ours - theirs).abs().max() < 1e-5 else None
 
-# %% ../nbs/adapters.ipynb #7a7c45e7
+# %% ../nbs/adapters.ipynb #b29b1bbb
 answers = {}  # what `try_out` said, by kind
-not_settings = vars(nn.Module()).keys() | {"forward", "gradient_checkpointing", "_gradient_checkpointing_func"}
+not_settings = {*vars(nn.Module()), "forward", "gradient_checkpointing", "_gradient_checkpointing_func"}
 
 def setting(
     value, # Of an attribute
@@ -161,7 +161,7 @@ def kind_of(
         kind += type(m), type(m).forward
         if type(m).__module__.startswith("torch.nn."): continue  # called as it is, or a part
         kind += m._parameters
-        kind += [(name, setting(value)) for name, value in vars(m).items() if name not in not_settings]
+        kind += [(name, setting(vars(m)[name])) for name in vars(m) if name not in not_settings]
     return tuple(kind)
 
 def answer_of(
@@ -215,7 +215,7 @@ def is_plain_tensor(
     "Whether a weight is numbers and nothing else."
     return is_traced() or type(x) in (nn.Parameter, torch.Tensor)
 
-# %% ../nbs/adapters.ipynb #9af96aa9
+# %% ../nbs/adapters.ipynb #9bc9467d
 class FastForward:
     """Stands in for the `forward` of another package's block: computes it through a `FastBlock`,
     or by the block's own `forward` where the block is not, or no longer, what was tried."""
@@ -225,7 +225,7 @@ class FastForward:
     ):
         self.block, self.layout, self.kept, self.tried = block, layout, None, None
 
-    def __reduce__(self): return FastForward, (self.block, self.layout)  # elsewhere it is tried anew
+    def __reduce__(self): return FastForward, (self.block, self.layout)  # a copy is tried anew
 
     def fast(self):
         "A `FastBlock` of the parts that the block has now."
