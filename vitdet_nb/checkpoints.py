@@ -257,7 +257,7 @@ def translate(
     check_square(state)
     return state, rows
 
-# %% ../nbs/08_checkpoints.ipynb #987d6cd0
+# %% ../nbs/08_checkpoints.ipynb #ca390d35
 with torch.device("meta"):  # an encoder with every part, for its dimensions
     one_of_each = ViTDet(depth=1, global_attn_indexes=(0,), residual_block_indexes=(0,)).state_dict()
 
@@ -288,7 +288,7 @@ def rescale_tables(state, rows):
         if "rel_pos" not in row.name: continue
         state[row.name] = state[row.name] * state[row.name].shape[1] ** -0.5
         row.status = "rescaled"
-        row.note = "times head_dim ** -0.5: that project adds positions to scaled queries"
+        row.note = "times 1 / sqrt(head_dim): that project adds positions to scaled queries"
 
 # %% ../nbs/08_checkpoints.ipynb #e3047dfb
 def fit(
