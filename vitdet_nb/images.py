@@ -7,7 +7,7 @@ __all__ = ['picture_suffixes', 'pixel_mean', 'pixel_std', 'sample_photo', 'to_te
            'random_resized_crop', 'PadTo', 'large_scale_jitter', 'resized_hw', 'sam_preprocess', 'input_factors',
            'to_input_coords', 'to_photo_coords']
 
-# %% ../nbs/00_images.ipynb #1b214513
+# %% ../nbs/00_images.ipynb #cebd58af
 import os
 import sys
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from fastcore.foundation import L
 from matplotlib.cbook import get_sample_data
 from PIL import Image, ImageOps
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 # %% ../nbs/00_images.ipynb #94eb0b0a
@@ -118,7 +119,7 @@ def random_resized_crop(
         v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
     ])
 
-# %% ../nbs/00_images.ipynb #e7249b09
+# %% ../nbs/00_images.ipynb #5865f12a
 pixel_mean = torch.tensor([0.485, 0.456, 0.406])  # of ImageNet's red, green, blue, in [0, 1]
 pixel_std = torch.tensor([0.229, 0.224, 0.225])
 
@@ -134,14 +135,16 @@ class PadTo(v2.Transform):
     def transform(self, inpt, params):
         h, w = v2.functional.get_size(inpt)
         right, bottom = max(0, self.size - w), max(0, self.size - h)
-        return v2.functional.pad(inpt, [0, 0, right, bottom], fill=self.fill)
+        fill = 0 if isinstance(inpt, tv_tensors.Mask) else self.fill  # no object where it is padded
+        return v2.functional.pad(inpt, [0, 0, right, bottom], fill=fill)
 
-# %% ../nbs/00_images.ipynb #3eb00171
+# %% ../nbs/00_images.ipynb #77bbfc86
 def large_scale_jitter(
     size: int = 1024, # Side of the square that comes out, in pixels
     scale: tuple = (0.1, 2.0), # Range of the random factor; at 1 the longest side just fits
 ) -> v2.Compose: # PIL image -> (3, size, size), float32 in [0, 1]
-    "Resize by a random factor without distortion, crop or pad to a square (Ghiasi et al. 2021)."
+    """Resize by a random factor without distortion, crop or pad to a square (Ghiasi et al. 2021).
+    Boxes and masks that come with the image, as torchvision's `tv_tensors`, go along."""
     mean_colour = tuple(round(255 * m) for m in pixel_mean.tolist())  # about 0 once normalised
     return v2.Compose([
         v2.RGB(),
