@@ -1,11 +1,11 @@
-# make site | test | lab | bench | refresh | clean. Needs Python >= 3.10 (with venv) and make, nothing else.
+# make site | test | lab | bench | ablations | detector | refresh | clean. Needs Python >= 3.10 (with venv) and make, nothing else.
 PYTHON ?= python3
 PORT ?= 8000
 SERVE ?= 1
 BENCH ?=
 BIN := .venv/bin
 
-.PHONY: site test lab bench refresh clean
+.PHONY: site test lab bench ablations detector refresh clean
 
 site: .venv/installed  ## build the course as a website into _docs/ and serve it (SERVE=0: only build; PORT=8000)
 	@$(BIN)/python nbs/_tools/site.py build
@@ -25,6 +25,13 @@ bench: .venv/installed  ## time and memory against the reference packages, about
 ifeq ($(BENCH),)
 	$(BIN)/python nbs/_tools/bench_models.py
 endif
+
+ablations: .venv/installed  ## cost and quality of propagation between windows, about an hour; goes on where it was stopped
+	$(BIN)/python nbs/_tools/propagation.py cost
+	$(BIN)/python nbs/_tools/propagation.py quality
+
+detector: .venv/installed  ## train the detector of chapter 11 on drawn shapes, about ten minutes for each of three seeds
+	$(BIN)/python nbs/_tools/train_drawn.py
 
 refresh: .venv/installed  ## export, execute all notebooks, store their outputs, clean them
 	$(BIN)/nbdev_export

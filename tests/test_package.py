@@ -61,7 +61,7 @@ def test_the_wheel_asks_for_what_settings_ini_says(wheel):
     archive = zipfile.ZipFile(wheel)
     metadata = email.message_from_bytes(archive.read(next(n for n in archive.namelist() if n.endswith("/METADATA"))))
     required = {r.split(">")[0].strip() for r in metadata.get_all("Requires-Dist") if "extra ==" not in r}
-    assert required == {"torch", "torchvision", "fastcore", "matplotlib", "pillow", "safetensors", "tqdm", "filelock"}
+    assert required == {"torch", "torchvision", "fastcore", "matplotlib", "pillow", "safetensors", "tqdm", "filelock", "pycocotools"}
     assert metadata["Version"] == cfg["DEFAULT"]["version"]
     assert metadata["Requires-Python"] == ">=3.10"
 

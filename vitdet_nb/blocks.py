@@ -44,8 +44,8 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        var, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
-        x = (x - mean) / torch.sqrt(var + self.eps)
+        x = x - x.mean(dim=1, keepdim=True)
+        x = x / torch.sqrt(x.square().mean(dim=1, keepdim=True) + self.eps)
         return x * self.weight[:, None, None] + self.bias[:, None, None]
 
 # %% ../nbs/05_blocks.ipynb #97242e97

@@ -45,19 +45,21 @@ def rescale_layers(
     if scale == 0.5: return [nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True)], dim
     raise ValueError(f"scale {scale} is not known: choose from 4, 2, 1 and 0.5")
 
-# %% ../nbs/09_feature_pyramid.ipynb #36de359a
+# %% ../nbs/09_feature_pyramid.ipynb #35c47ce3
 def level_names(
     patch_size: int, # Stride of the encoder's map, in pixels
     scales: tuple, # Each twice the next
 ) -> list: # Such as ["p2", "p3", "p4", "p5"]: level "pN" has a stride of 2**N pixels
     "Names of a pyramid's levels. Raises `ValueError` unless strides are powers of 2, each twice the last."
-    strides = [patch_size / scale for scale in scales]
+    strides = [patch_size / scale for scale in scales if scale > 0]
     numbers = [math.log2(stride) for stride in strides]
-    if not all(n >= 0 and n == numbers[0] + i and n == int(n) for i, n in enumerate(numbers)):
+    fits = all(n >= 0 and n == numbers[0] + i and n == int(n) for i, n in enumerate(numbers))
+    if not (fits and len(strides) == len(scales) > 0):
         raise ValueError(f"patch_size {patch_size} and scales {tuple(scales)} give strides {strides}: "
                          "they must be powers of 2, each twice the one before")
     return [f"p{int(n)}" for n in numbers]
 
+# %% ../nbs/09_feature_pyramid.ipynb #ca626b7c
 def add_coarsest(
     maps: OrderedDict, # Name -> (B, C, H, W), the coarsest last
 ) -> OrderedDict: # With one level more, of half the height and width, rounded up
@@ -66,6 +68,7 @@ def add_coarsest(
     maps[f"p{number}"] = maps[f"p{number - 1}"][:, :, ::2, ::2]
     return maps
 
+# %% ../nbs/09_feature_pyramid.ipynb #e4fb907a
 def check_net(
     net: ViTDet, # The encoder of a pyramid
 ) -> ViTDet: # The same
@@ -101,7 +104,7 @@ class SimpleFeaturePyramid(nn.Module):
         maps = [(level, getattr(self, f"simfp_{level[1:]}")(features)) for level in self.levels]
         return add_coarsest(OrderedDict(maps))
 
-# %% ../nbs/09_feature_pyramid.ipynb #c9a130cb
+# %% ../nbs/09_feature_pyramid.ipynb #97081d5a
 class TopDownPyramid(nn.Module):
     """An FPN (Lin et al. 2017) on a plain encoder, as the paper compares its pyramid with: levels
     are rescaled as in `SimpleFeaturePyramid`, set to `out_channels` by a 1x1 conv, summed from the
@@ -115,7 +118,8 @@ class TopDownPyramid(nn.Module):
         super().__init__()
         self.net, self.out_channels = check_net(net), out_channels
         self.levels, depth, n = level_names(net.patch_size, scales), len(net.blocks), len(scales)
-        self.indexes = [(i + 1) * depth // n - 1 if four_stage else depth - 1 for i in range(n)]
+        ends = [-(-(i + 1) * depth // n) - 1 for i in range(n)]  # of n stages, rounded up
+        self.indexes = ends if four_stage else [depth - 1] * n
         dim = net.patch_embed.proj.out_channels
         layers, channels = zip(*(rescale_layers(dim, scale) for scale in scales))
         self.rescale = nn.ModuleList(nn.Sequential(*l) for l in layers)
