@@ -27,8 +27,7 @@ ifeq ($(BENCH),)
 endif
 
 ablations: .venv/installed  ## cost and quality of propagation between windows, about an hour; goes on where it was stopped
-	$(BIN)/python nbs/_tools/propagation.py cost
-	$(BIN)/python nbs/_tools/propagation.py quality
+	$(BIN)/python nbs/_tools/propagation.py
 
 detector: .venv/installed  ## train the detector of chapter 11 on drawn shapes, about ten minutes for each of three seeds
 	$(BIN)/python nbs/_tools/train_drawn.py

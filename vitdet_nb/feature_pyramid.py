@@ -45,12 +45,13 @@ def rescale_layers(
     if scale == 0.5: return [nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True)], dim
     raise ValueError(f"scale {scale} is not known: choose from 4, 2, 1 and 0.5")
 
-# %% ../nbs/09_feature_pyramid.ipynb #35c47ce3
+# %% ../nbs/09_feature_pyramid.ipynb #41ba22a4
 def level_names(
     patch_size: int, # Stride of the encoder's map, in pixels
     scales: tuple, # Each twice the next
 ) -> list: # Such as ["p2", "p3", "p4", "p5"]: level "pN" has a stride of 2**N pixels
-    "Names of a pyramid's levels. Raises `ValueError` unless strides are powers of 2, each twice the last."
+    """Names of a pyramid's levels.
+    Raises `ValueError` unless strides are powers of 2, each twice the one before."""
     strides = [patch_size / scale for scale in scales if scale > 0]
     numbers = [math.log2(stride) for stride in strides]
     fits = all(n >= 0 and n == numbers[0] + i and n == int(n) for i, n in enumerate(numbers))
@@ -104,14 +105,14 @@ class SimpleFeaturePyramid(nn.Module):
         maps = [(level, getattr(self, f"simfp_{level[1:]}")(features)) for level in self.levels]
         return add_coarsest(OrderedDict(maps))
 
-# %% ../nbs/09_feature_pyramid.ipynb #97081d5a
+# %% ../nbs/09_feature_pyramid.ipynb #773dcd3c
 class TopDownPyramid(nn.Module):
     """An FPN (Lin et al. 2017) on a plain encoder, as the paper compares its pyramid with: levels
     are rescaled as in `SimpleFeaturePyramid`, set to `out_channels` by a 1x1 conv, summed from the
     coarsest to the finest, and mixed by a 3x3 conv. Takes, gives and raises what that class does."""
     def __init__(self,
         net: ViTDet, # Without a neck
-        four_stage: bool = True, # The levels come from the ends of four stages; False: from the last map
+        four_stage: bool = True, # Levels come from the ends of four stages; False: from the last map
         out_channels: int = 256, # Channels of each level
         scales: tuple = (4, 2, 1, 0.5), # Of the encoder's map, one for each level but the last
     ):
