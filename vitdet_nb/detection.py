@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['roi_align', 'detector', 'KeepVisible', 'training_transform', 'layer_of', 'parameter_groups', 'lr_factor']
 
-# %% ../nbs/11_detection.ipynb #9746d4d0
+# %% ../nbs/11_detection.ipynb #c8df40f9
 import re
 
 import torch
 from torch import nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign, masks_to_boxes
@@ -20,25 +20,25 @@ from torchvision.ops.poolers import LevelMapper
 from torchvision.transforms import v2
 
 from .blocks import LayerNorm2d
-from .feature_pyramid import SimpleFeaturePyramid
+from .feature_pyramid import SimpleFeaturePyramid, TopDownPyramid
 from .images import large_scale_jitter
 
-# %% ../nbs/11_detection.ipynb #00100f2d
+# %% ../nbs/11_detection.ipynb #b429e089
 def roi_align(
     levels: list, # Names of a pyramid's levels, such as ["p2", "p3", "p4", "p5"]
     output_size: int, # Side of what comes out, in cells
-) -> MultiScaleRoIAlign: # Boxes and maps -> (boxes, C, output_size, output_size)
+) -> MultiScaleRoIAlign: # Maps, boxes and sizes of pictures -> (boxes, C, output_size, output_size)
     """torchvision's RoIAlign over several levels, told their strides: it would guess them from the
-    first picture it sees, wrongly where padding makes up much of that."""
+    first pictures it sees, wrongly where padding makes up much of these."""
     align = MultiScaleRoIAlign(levels, output_size, sampling_ratio=2)
     numbers = [int(level[1:]) for level in levels]
     align.scales = [2.0 ** -n for n in numbers]
     align.map_levels = LevelMapper(numbers[0], numbers[-1])
     return align
 
-# %% ../nbs/11_detection.ipynb #67403a5c
+# %% ../nbs/11_detection.ipynb #a3e676c5
 def detector(
-    pyramid: SimpleFeaturePyramid, # Or a `TopDownPyramid`
+    pyramid: SimpleFeaturePyramid | TopDownPyramid, # On an encoder
     num_classes: int, # Without the background
     masks: bool = True, # Mask R-CNN; False: Faster R-CNN
     size: int = 1024, # The longest side that pictures are resized to, in pixels
@@ -46,42 +46,50 @@ def detector(
 ) -> FasterRCNN: # Or `MaskRCNN`, which is one
     """torchvision's Faster or Mask R-CNN on a pyramid, with ViTDet's heads (Li et al. 2022,
     section 4): two convs in the RPN, four convs and a linear layer for boxes, four convs for masks,
-    LayerNorm after the convs of these two. The side of an anchor is 8 strides."""
-    C, strides = pyramid.out_channels, [2 ** int(level[1:]) for level in pyramid.levels]
-    strides.append(2 * strides[-1])  # of the coarsest level, for proposals only
+    LayerNorm after the convs of these two. The side of an anchor is 8 strides. Raises `ValueError`
+    for what is no pyramid, for no classes and for a size below the coarsest stride."""
+    if not isinstance(pyramid, (SimpleFeaturePyramid, TopDownPyramid)):
+        raise ValueError(f"expected a pyramid, got a {type(pyramid).__name__}: put the encoder into "
+                         "a SimpleFeaturePyramid")
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}: count the classes without the background, at least 1")
+    C, numbers = pyramid.out_channels, [int(level[1:]) for level in pyramid.levels]
+    strides = [2 ** n for n in numbers + [numbers[-1] + 1]]  # the coarsest level is for proposals only
+    if size < strides[-1]:
+        raise ValueError(f"size is {size}: give at least {strides[-1]} pixels, the coarsest level's stride")
     parts = dict(
-        num_classes=num_classes + 1, min_size=size, max_size=size, size_divisible=strides[-1],
+        min_size=size, max_size=size, size_divisible=strides[-1],
         rpn_anchor_generator=AnchorGenerator([(8 * s,) for s in strides],
                                              [(0.5, 1.0, 2.0)] * len(strides)),
         rpn_head=RPNHead(C, num_anchors=3, conv_depth=2),
         box_roi_pool=roi_align(pyramid.levels, 7),
-        box_head=FastRCNNConvFCHead((C, 7, 7), [C] * 4, [1024], norm_layer=LayerNorm2d))
+        box_head=FastRCNNConvFCHead((C, 7, 7), [C] * 4, [1024], norm_layer=LayerNorm2d),
+        box_predictor=FastRCNNPredictor(1024, num_classes + 1))
     if not masks: return FasterRCNN(pyramid, **parts | kwargs)
     parts |= dict(mask_roi_pool=roi_align(pyramid.levels, 14),
-                  mask_head=MaskRCNNHeads(C, [C] * 4, dilation=1, norm_layer=LayerNorm2d))
-    model = MaskRCNN(pyramid, **parts | kwargs)
-    model.roi_heads.mask_predictor = MaskRCNNPredictor(C, C, num_classes + 1)  # not 256 channels
-    return model
+                  mask_head=MaskRCNNHeads(C, [C] * 4, dilation=1, norm_layer=LayerNorm2d),
+                  mask_predictor=MaskRCNNPredictor(C, C, num_classes + 1))
+    return MaskRCNN(pyramid, **parts | kwargs)
 
-# %% ../nbs/11_detection.ipynb #ffa30102
+# %% ../nbs/11_detection.ipynb #de33c93e
 class KeepVisible(nn.Module):
-    """After a crop: draw boxes anew round what is left of the masks, as detectron2 does, and drop
-    objects of which nothing is left."""
+    """After a crop: drop objects of which nothing is left, and draw boxes anew round the rest of the
+    masks, as detectron2 does. Without masks, a box must keep a pixel each way."""
     def forward(self, image, target):
         target = {k: v.as_subclass(torch.Tensor) if isinstance(v, torch.Tensor) else v
                   for k, v in target.items()}
+        if "masks" in target: keep = target["masks"].flatten(1).any(1)
+        else: keep = (target["boxes"][:, 2:] - target["boxes"][:, :2] >= 1).all(1)
+        target |= {k: target[k][keep] for k in ("boxes", "labels", "masks") if k in target}
         if "masks" in target:
-            keep = target["masks"].bool().flatten(1).any(1)
             target["boxes"] = masks_to_boxes(target["masks"])
             target["boxes"][:, 2:] += 1  # the border of the last pixel, not its number
-        else: keep = (target["boxes"][:, 2:] - target["boxes"][:, :2] >= 1).all(1)  # a pixel
-        return image, {k: v[keep] if k in ("boxes", "labels", "masks") else v
-                       for k, v in target.items()}
+        return image, target
 
 def training_transform(
     size: int = 1024, # Side of the square that comes out, in pixels
     scale: tuple = (0.1, 2.0), # Range of the random factor
-) -> v2.Compose: # Of a picture and its target
+) -> v2.Compose: # Picture and target -> (3, size, size) in [0, 1], and target
     "Large-scale jitter of a picture, its boxes and its masks."
     return v2.Compose([*large_scale_jitter(size, scale).transforms, KeepVisible()])
 
@@ -113,12 +121,12 @@ def parameter_groups(
     return [dict(params=params, lr=lr * layer_decay ** steps, lr_scale=layer_decay ** steps,
                  weight_decay=decay) for (steps, decay), params in groups.items()]
 
-# %% ../nbs/11_detection.ipynb #f138e328
+# %% ../nbs/11_detection.ipynb #ac2a9cb3
 def lr_factor(
     iteration: int, # From 0
     total: int, # Iterations of the whole training
     warmup: int = 250, # Of them with a growing rate
 ) -> float: # By which the learning rates are multiplied
     "Linear warm-up from a thousandth, then 1, a tenth from 8/9 and a hundredth from 26/27 of the way."
-    decay = 0.1 ** ((iteration >= total * 8 / 9) + (iteration >= total * 26 / 27))
-    return decay * min(1., 0.001 + 0.999 * iteration / max(1, warmup))
+    falls = (iteration >= round(total * 8 / 9)) + (iteration >= round(total * 26 / 27))
+    return 0.1 ** falls * min(1., 0.001 + 0.999 * iteration / max(1, warmup))
