@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -146,7 +146,8 @@ class CostWorker(Worker):
 def measure(attention, args, training):
     "Figures of each variant, whose workers take turns."
     say(f"{args.model} at {args.size} px, attention {attention!r}")
-    workers = [CostWorker(args.model, args.size, *v, attention, args.threads) for v in cost_variants(args.model)]
+    with ThreadPoolExecutor() as pool:  # to draw the weights of large encoders takes a while
+        workers = list(pool.map(lambda v: CostWorker(args.model, args.size, *v, attention, args.threads), cost_variants(args.model)))
     rows = [dict(peak_mib=w("peak"), runs=[]) for w in workers]
     for _ in range(args.runs):
         for w, row in zip(workers, rows): row["runs"].append(w("time"))
