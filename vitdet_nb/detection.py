@@ -36,7 +36,7 @@ def roi_align(
     align.map_levels = LevelMapper(numbers[0], numbers[-1])
     return align
 
-# %% ../nbs/11_detection.ipynb #a3e676c5
+# %% ../nbs/11_detection.ipynb #94f9f25e
 def detector(
     pyramid: SimpleFeaturePyramid | TopDownPyramid, # On an encoder
     num_classes: int, # Without the background
@@ -44,19 +44,19 @@ def detector(
     size: int = 1024, # The longest side that pictures are resized to, in pixels
     **kwargs, # More arguments of torchvision's class
 ) -> FasterRCNN: # Or `MaskRCNN`, which is one
-    """torchvision's Faster or Mask R-CNN on a pyramid, with ViTDet's heads (Li et al. 2022,
-    section 4): two convs in the RPN, four convs and a linear layer for boxes, four convs for masks,
-    LayerNorm after the convs of these two. The side of an anchor is 8 strides. Raises `ValueError`
-    for what is no pyramid, for no classes and for a size below the coarsest stride."""
+    """torchvision's Faster or Mask R-CNN on a pyramid, with the heads of ViTDet (Li et al. 2022, as
+    in detectron2): two convs in the RPN, four convs and a linear layer for boxes, four convs for
+    masks, LayerNorm after the convs of these two. The side of an anchor is 8 strides. Raises
+    `ValueError` for what is no pyramid, for no classes and for a size below the coarsest stride."""
     if not isinstance(pyramid, (SimpleFeaturePyramid, TopDownPyramid)):
         raise ValueError(f"expected a pyramid, got a {type(pyramid).__name__}: put the encoder into "
                          "a SimpleFeaturePyramid")
     if num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes}: count the classes without the background, at least 1")
+        raise ValueError(f"num_classes is {num_classes}: there must be at least 1 besides the background")
     C, numbers = pyramid.out_channels, [int(level[1:]) for level in pyramid.levels]
-    strides = [2 ** n for n in numbers + [numbers[-1] + 1]]  # the coarsest level is for proposals only
+    strides = [2 ** n for n in numbers + [numbers[-1] + 1]]  # the last: of a level for proposals only
     if size < strides[-1]:
-        raise ValueError(f"size is {size}: give at least {strides[-1]} pixels, the coarsest level's stride")
+        raise ValueError(f"size is {size}: give at least {strides[-1]}, the stride of the coarsest level")
     parts = dict(
         min_size=size, max_size=size, size_divisible=strides[-1],
         rpn_anchor_generator=AnchorGenerator([(8 * s,) for s in strides],
@@ -71,20 +71,19 @@ def detector(
                   mask_predictor=MaskRCNNPredictor(C, C, num_classes + 1))
     return MaskRCNN(pyramid, **parts | kwargs)
 
-# %% ../nbs/11_detection.ipynb #de33c93e
+# %% ../nbs/11_detection.ipynb #9c091027
 class KeepVisible(nn.Module):
     """After a crop: drop objects of which nothing is left, and draw boxes anew round the rest of the
     masks, as detectron2 does. Without masks, a box must keep a pixel each way."""
     def forward(self, image, target):
-        target = {k: v.as_subclass(torch.Tensor) if isinstance(v, torch.Tensor) else v
-                  for k, v in target.items()}
-        if "masks" in target: keep = target["masks"].flatten(1).any(1)
+        if "masks" in target: keep = target["masks"].bool().flatten(1).any(1)
         else: keep = (target["boxes"][:, 2:] - target["boxes"][:, :2] >= 1).all(1)
-        target |= {k: target[k][keep] for k in ("boxes", "labels", "masks") if k in target}
-        if "masks" in target:
-            target["boxes"] = masks_to_boxes(target["masks"])
-            target["boxes"][:, 2:] += 1  # the border of the last pixel, not its number
-        return image, target
+        # indexing makes plain tensors of them
+        kept = {k: target[k][keep] for k in ("boxes", "labels", "masks") if k in target}
+        if "masks" in kept:
+            kept["boxes"] = masks_to_boxes(kept["masks"])
+            kept["boxes"][:, 2:] += 1  # the border of the last pixel, not its number
+        return image, target | kept
 
 def training_transform(
     size: int = 1024, # Side of the square that comes out, in pixels
