@@ -14,7 +14,7 @@ ifneq ($(SERVE),0)
 endif
 
 test: .venv/installed  ## run every notebook and everything in tests/
-	$(BIN)/nbdev_test --do_print --timing
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --do_print --timing  # notebooks run side by side
 	$(BIN)/python -m pytest tests
 
 lab: .venv/installed  ## open the notebooks in JupyterLab

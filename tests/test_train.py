@@ -66,7 +66,7 @@ class Process:
         self.process = context.Process(target=inside, args=(work, name, environ or {}, act, args))
         self.process.start()
 
-    def end(self, timeout=100):
+    def end(self, timeout=300):
         "Exit status, standard output and standard error."
         self.process.join(timeout)
         status = self.process.exitcode
@@ -170,7 +170,7 @@ def real(finished, tmp_path_factory):
     (work / "shapes").symlink_to(finished / "shapes")
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     args = [sys.executable, command, *short, "--epochs", "1"]
-    return work, subprocess.run(args, cwd=work, env=env, capture_output=True, text=True, timeout=150)
+    return work, subprocess.run(args, cwd=work, env=env, capture_output=True, text=True, timeout=400)
 
 
 def test_the_command_trains_to_the_end_and_then_leaves_all_as_it_is(real, capsys, monkeypatch):
@@ -385,7 +385,7 @@ def test_two_processes_have_the_gradients_of_one(work):
 def test_torchrun_trains_as_one_process_does(work, real):
     torchrun = sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    res = subprocess.run([*torchrun, command, *short, "--epochs", "1"], cwd=work, env=env, capture_output=True, text=True, timeout=150)
+    res = subprocess.run([*torchrun, command, *short, "--epochs", "1"], cwd=work, env=env, capture_output=True, text=True, timeout=400)
     assert res.returncode == 0 and res.stdout.count("box AP50") == 1, res.stderr
     assert res.stderr.count("RANDOM WEIGHTS") == 1
     one, two = (read_columns(out / "run/log.csv") for out in (real[0], work))
