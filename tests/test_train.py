@@ -181,6 +181,7 @@ def test_the_command_trains_to_the_end_and_then_leaves_all_as_it_is(real, capsys
     log, metrics = (read_columns(work / f"run/{name}.csv") for name in ("log", "metrics"))
     assert log["step"] == [1, 2, 3, 4] and log["epoch"][-1] == 1 and metrics["step"] == [3, 4]
     assert all(Image.open(work / "run" / name).size[0] > 900 for name in ("curves.jpg", "detections.jpg"))
+    assert all(Image.open(work / "run" / name).convert("L").getextrema()[0] < 100 for name in ("curves.jpg", "detections.jpg"))
     def stamps(): return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in (work / "run").iterdir() if p.name != ".lock"}
     monkeypatch.undo()  # the recipe as it is
     monkeypatch.chdir(work)

@@ -9,7 +9,7 @@ __all__ = ['few_boxes', 'paper', 'recipes', 'tiny', 'build_detector', 'seed_for'
            'load_detector', 'draw_detections', 'Trainer', 'whole', 'positive', 'make_parser', 'make_settings',
            'draw_set', 'set_up', 'alone_in', 'say', 'introduce', 'train', 'run', 'vitdet_train']
 
-# %% ../nbs/train.ipynb #3f48c498
+# %% ../nbs/train.ipynb #53dcee06
 import argparse
 import hashlib
 import json
@@ -41,11 +41,12 @@ from .detection import detector, lr_factor, parameter_groups, training_transform
 from .encode import Parser, check_out, gather, one_line, pick_device, start_processes
 from .encoder import ViTDet, vitdet_b, vitdet_h, vitdet_l
 from .feature_pyramid import SimpleFeaturePyramid
+from .utils import palette
 from .weight_files import CheckpointError, read_torch, write_whole
 
-# %% ../nbs/train.ipynb #fe22c434
+# %% ../nbs/train.ipynb #3e002186
 def tiny(**kwargs) -> ViTDet: # Arguments of `ViTDet` that differ
-    "An encoder for two cores: 1.3 million parameters, pictures of 256 pixels."
+    "An encoder for two cores: half a million parameters, pictures of 256 pixels."
     return ViTDet(**dict(img_size=256, embed_dim=96, depth=4, num_heads=4, out_chans=None,
                          window_size=7, global_attn_indexes=(1, 3), attention="naive") | kwargs)
 
@@ -260,24 +261,25 @@ def read_columns(
     try: return {name: [float(row[i]) for row in rows] for i, name in enumerate(head)}
     except (ValueError, IndexError) as e: raise ValueError(f"{str(path)!r} is damaged: {e}; delete it") from e
 
-# %% ../nbs/train.ipynb #26c7f7b8
+# %% ../nbs/train.ipynb #9a844f70
 def draw_curves(
     out: Path, # RUN, with log.csv and perhaps metrics.csv
 ):
     "Losses and AP over the steps, as RUN/curves.jpg."
-    fig = Figure(figsize=(9, 3.5), dpi=120, layout="constrained")
-    left, right = fig.subplots(1, 2)
+    fig = Figure(figsize=(9, 3.5), dpi=120)
+    left, right = fig.subplots(1, 2, gridspec_kw=dict(left=0.07, right=0.98, bottom=0.15, top=0.95))
+    for ax in left, right: ax.set_prop_cycle(color=palette)
     log, metrics = read_columns(out / "log.csv"), read_columns(out / "metrics.csv")
     for name in [name for name in log if "loss" in name]:
         width = max(1, len(log[name]) // 50)
         parts = [torch.tensor(log[k]).split(width) for k in ("step", name)]
         x, y = [part[-1].item() for part in parts[0]], [part.mean().item() for part in parts[1]]
         left.plot(x, y, label=name, lw=2.5 if name == "loss" else 1)
-    left.set(xlabel="step", ylabel="loss", ylim=(0, None))
+    left.set(xlabel="step", ylabel="loss", xlim=(0, None), ylim=(0, None))
     for name in [name for name in metrics if name.endswith(("AP", "AP50"))]:
         right.plot(metrics["step"], metrics[name], "o-", label=name)
-    right.set(xlabel="step", ylabel="AP on pictures not trained on, %", ylim=(0, 100))
-    for ax in (left, right):
+    right.set(xlabel="step", ylabel="AP on pictures not trained on, %", xlim=(0, None), ylim=(0, 100))
+    for ax in left, right:
         if ax.lines: ax.legend(frameon=False, fontsize=8)
     write_whole(out / "curves.jpg", lambda part: fig.savefig(part, format="jpg"))
 
@@ -312,7 +314,7 @@ def evaluate(
     results = [r for part in gather(together(find)) for r in part]
     return together(lambda: evaluate_coco(dataset, results))
 
-# %% ../nbs/train.ipynb #8685c804
+# %% ../nbs/train.ipynb #ad8e2e49
 def save_detector(
     path: Path, # Ends with .safetensors
     model: nn.Module, # A detector
@@ -351,7 +353,7 @@ def draw_detections(
 ):
     "What a detector finds in the first pictures of a data set, as a picture."
     fig = Figure(figsize=(10, 5.4), dpi=110, layout="constrained")
-    axes = fig.subplots(2, math.ceil(pictures / 2)).flat
+    axes = fig.subplots(2, math.ceil(pictures / 2)).ravel()
     for ax in axes: ax.axis("off")
     model.eval()
     for ax, i in zip(axes, range(min(pictures, len(dataset)))):
@@ -359,7 +361,7 @@ def draw_detections(
         show_detections(image, detect(model, image), dataset.classes, ax)
     write_whole(path, lambda part: fig.savefig(part, format="jpg"))
 
-# %% ../nbs/train.ipynb #bf953ec0
+# %% ../nbs/train.ipynb #31b5e051
 class Trainer:
     """A training in RUN: from its last checkpoint, or from the beginning.
     Raises `ValueError` or `OSError` for what does not fit the settings."""
@@ -393,6 +395,7 @@ class Trainer:
     def join(self):
         "Make gradients the mean over processes. All of them must call it."
         if self.world == 1: return
+        if self.device != "cpu": torch.cuda.set_device(self.device)  # nccl takes the current one
         nccl = dist.new_group(backend="nccl") if self.device != "cpu" else None  # else gloo, on the CPU
         self.parallel = DistributedDataParallel(self.model, process_group=nccl)
 
@@ -442,8 +445,9 @@ class Trainer:
         raise NotFinite(f"step {self.step + 1} is not finite ({what}): a lower --lr may help")
 
     def tidy(self):
-        "Drop what was logged after the last checkpoint: it is done again."
+        "Make RUN; drop what was logged after the last checkpoint, which is done again."
         if self.rank: return
+        self.out.mkdir(parents=True, exist_ok=True)
         for name in "log.csv", "metrics.csv": keep_rows(self.out / name, self.step)
 
     def log(self,
@@ -455,10 +459,10 @@ class Trainer:
 
     def save(self):
         "Write the state, so that a training can go on from it, and the picture of the curves."
-        if self.rank: return
-        save_state(self.last, self.model, self.optimizer, self.step, self.settings, self.trained.classes)
+        if self.rank == 0:
+            save_state(self.last, self.model, self.optimizer, self.step, self.settings, self.trained.classes)
         self.saved = self.step
-        draw_curves(self.out)
+        if self.rank == 0: draw_curves(self.out)
 
     def fit(self,
         eval_every: int | None = None, # Steps between evaluations; None: only at the end
@@ -603,7 +607,7 @@ def alone_in(
     try: yield
     finally: lock.release()
 
-# %% ../nbs/train.ipynb #2242df42
+# %% ../nbs/train.ipynb #16b5e518
 def say(
     text: str, # One or more lines
 ):
@@ -614,7 +618,8 @@ def introduce(
     trainer: Trainer, # Before its first step
 ):
     "Say what a user should know of a training that begins."
-    for note in dict.fromkeys(trainer.trained.notes + trainer.held_out.notes): say(f"note: {note}")
+    for dataset in trainer.trained, trainer.held_out:
+        for note in dataset.notes: say(f"note on {dataset.path.name}: {note}")
     if trainer.done: say(f"{str(trainer.out)!r} is trained to the end: another training needs another --out")
     elif trainer.step: say(f"going on from step {trainer.step} of {trainer.total}")
     elif trainer.report: say(f"the encoder begins with these weights\n{trainer.report!r}")
@@ -634,7 +639,8 @@ def train(
             trainer.fit(args.eval_every, args.save_every, args.workers)
             together(trainer.finish)
         metrics = together(lambda: read_columns(args.out / "metrics.csv"))
-        if first: print(", ".join(f"{k} {v[-1]:.1f}" for k, v in metrics.items() if k != "step"))
+        shown = [k for k in metrics if k.endswith(("AP", "AP50", "AP75"))]
+        if first: print(", ".join(f"{k} {metrics[k][-1]:.1f}" for k in shown))
     except Stopped as e:
         if first: stopped(e)
         status = 1
