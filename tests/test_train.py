@@ -37,7 +37,7 @@ results = "log.csv", "metrics.csv", "detector.safetensors", "curves.jpg", "detec
 
 def quick(put=setattr):
     "Replace what takes time by something small of the same kind: the model, and the pictures by what they are drawn from."
-    model = dict(encoder=partial(tiny, embed_dim=32, depth=2, global_attn_indexes=(1,)), pyramid=dict(out_channels=16, scales=(2, 1)))
+    model = dict(encoder=partial(tiny, embed_dim=32, depth=2, global_attn_indexes=(1,)), pyramid=dict(out_channels=16, scales=(2, 1)), drop_path=0.3)
     put(train, "recipes", train.recipes | {"tiny": train.recipes["tiny"] | model})
     put(train, "draw_curves", lambda out: train.write_whole(
         out / "curves.jpg", lambda part: part.write_text("".join(p.read_text() for p in (out / "log.csv", out / "metrics.csv") if p.exists()))))
