@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 from vitdet_nb.checkpoints import builders
-from vitdet_nb.encode import make_parser, output_files, read_encoding, vitdet_encode
+from vitdet_nb.encode import draw_encoding, make_parser, output_files, read_encoding, vitdet_encode
 from vitdet_nb.encoder import ViTDet
 from vitdet_nb.images import sample_photo
 from vitdet_nb.utils import randomize
@@ -144,6 +145,37 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(work, capsys, pr
         status, out, err = call(capsys, "photos", "--checkpoint", "small.pth")
         assert status == 0 and f"{20 - n} encoded, {n} skipped, 0 failed" in out
     else: assert process.returncode != 0 and "encode.py" not in err, err  # torchrun shows its own traceback
+
+
+def dropped():
+    "Ctrl-C in a weak reference's callback, where Python drops it."
+    class Watched: pass
+    watched = Watched()
+    reference = weakref.ref(watched, lambda _: signal.raise_signal(signal.SIGINT))
+    del watched
+
+
+def replaced():
+    "Ctrl-C that compiled code turns into another exception."
+    try: signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt: raise ValueError("invalid box") from None
+
+
+@pytest.mark.parametrize("interrupt", [dropped, replaced])
+def test_ctrl_c_is_heard_wherever_it_comes(work, capsys, monkeypatch, interrupt):
+    for i in range(4): photo(work / f"photos/{i}.png", seed=i)
+    def draw(encoding, encoder, title):
+        if "2.png" in title: interrupt()
+        return draw_encoding(encoding, encoder, title)
+    monkeypatch.setattr("vitdet_nb.encode.draw_encoding", draw)
+    status, out, err = call(capsys, "photos", "--checkpoint", "small.pth")
+    n = done(work / "features")
+    assert status == 130 and out == "" and "failed" not in err and "Traceback" not in err
+    assert f"interrupted after {n} of 4 photos" in err and n == (3 if interrupt is dropped else 2)
+    monkeypatch.undo()
+    monkeypatch.chdir(work)
+    status, out, err = call(capsys, "photos", "--checkpoint", "small.pth")
+    assert status == 0 and f"{4 - n} encoded, {n} skipped, 0 failed" in out
 
 
 # kills itself when the given share of a file is written

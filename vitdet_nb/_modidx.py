@@ -253,6 +253,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                   'vitdet_nb.encode.find_photos': ('encode.html#find_photos', 'vitdet_nb/encode.py'),
                                   'vitdet_nb.encode.fingerprint': ('encode.html#fingerprint', 'vitdet_nb/encode.py'),
                                   'vitdet_nb.encode.gather': ('encode.html#gather', 'vitdet_nb/encode.py'),
+                                  'vitdet_nb.encode.heed_interrupts': ('encode.html#heed_interrupts', 'vitdet_nb/encode.py'),
                                   'vitdet_nb.encode.is_done': ('encode.html#is_done', 'vitdet_nb/encode.py'),
                                   'vitdet_nb.encode.load_encoder': ('encode.html#load_encoder', 'vitdet_nb/encode.py'),
                                   'vitdet_nb.encode.make_parser': ('encode.html#make_parser', 'vitdet_nb/encode.py'),

@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['attention_row', 'token_at', 'Encoding', 'encode_photo', 'draw_windows', 'draw_encoding', 'output_files',
            'save_encoding', 'read_encoding', 'fingerprint', 'load_encoder', 'is_done', 'encode_file', 'find_photos',
-           'check_out', 'one_line', 'encode_all', 'gather', 'start_processes', 'pick_device', 'Parser', 'make_parser',
-           'say', 'prepare', 'run', 'vitdet_encode']
+           'check_out', 'heed_interrupts', 'one_line', 'encode_all', 'gather', 'start_processes', 'pick_device',
+           'Parser', 'make_parser', 'say', 'prepare', 'run', 'vitdet_encode']
 
-# %% ../nbs/encode.ipynb #1cd1251d
+# %% ../nbs/encode.ipynb #7651c5ee
 import argparse
 import hashlib
 import json
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -297,7 +299,26 @@ def check_out(
         raise PermissionError(f"no permission to write to {str(there)!r}: "
                               "choose another with --out")
 
-# %% ../nbs/encode.ipynb #b52c516b
+# %% ../nbs/encode.ipynb #3d37b3c4
+@contextmanager
+def heed_interrupts():
+    "A Ctrl-C in this block raises `KeyboardInterrupt` at its end at the latest, whatever becomes of it inside."
+    handler, hook, seen = signal.getsignal(signal.SIGINT), sys.unraisablehook, []
+    ours = handler is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    def note(*args):
+        seen.append(True)
+        handler(*args)
+    def dropped(what):
+        if not seen: hook(what)
+    if ours: signal.signal(signal.SIGINT, note)
+    sys.unraisablehook = dropped
+    try: yield
+    finally:
+        sys.unraisablehook = hook
+        if ours: signal.signal(signal.SIGINT, handler)
+        if seen: raise KeyboardInterrupt
+
+# %% ../nbs/encode.ipynb #eb8d3342
 def one_line(
     error: Exception, # Any
 ) -> str:
@@ -313,7 +334,8 @@ def encode_all(
 ):
     "Encode photo after photo and keep count; one that fails is noted, and the next follows."
     for name, path in tqdm(photos, unit="photo", disable=not progress):
-        try: tally["encoded" if encode(path, name) else "skipped"] += 1
+        try:
+            with heed_interrupts(): tally["encoded" if encode(path, name) else "skipped"] += 1
         except Exception as error:
             reason = one_line(error)
             tally["failed"].append(reason if str(path) in reason else f"{path}: {reason}")

@@ -9,7 +9,7 @@ __all__ = ['few_boxes', 'paper', 'recipes', 'tiny', 'build_detector', 'seed_for'
            'load_detector', 'draw_detections', 'Trainer', 'whole', 'positive', 'make_parser', 'make_settings',
            'draw_set', 'set_up', 'alone_in', 'say', 'introduce', 'train', 'run', 'vitdet_train']
 
-# %% ../nbs/train.ipynb #53dcee06
+# %% ../nbs/train.ipynb #a3306077
 import argparse
 import hashlib
 import json
@@ -38,7 +38,8 @@ from .checkpoints import load_checkpoint
 from .coco import (CocoDataset, CocoError, coco_results, draw_coco, evaluate_coco,
                             find_split, short, show_detections)
 from .detection import detector, lr_factor, parameter_groups, training_transform
-from .encode import Parser, check_out, gather, one_line, pick_device, start_processes
+from .encode import (Parser, check_out, gather, heed_interrupts, one_line, pick_device,
+                              start_processes)
 from .encoder import ViTDet, vitdet_b, vitdet_h, vitdet_l
 from .feature_pyramid import SimpleFeaturePyramid
 from .utils import palette
@@ -361,7 +362,7 @@ def draw_detections(
         show_detections(image, detect(model, image), dataset.classes, ax)
     write_whole(path, lambda part: fig.savefig(part, format="jpg"))
 
-# %% ../nbs/train.ipynb #31b5e051
+# %% ../nbs/train.ipynb #7bcb1c85
 class Trainer:
     """A training in RUN: from its last checkpoint, or from the beginning.
     Raises `ValueError` or `OSError` for what does not fit the settings."""
@@ -476,15 +477,16 @@ class Trainer:
         batches, progress = self.batches(workers), progress and self.rank == 0
         with tqdm(initial=self.step, total=self.total, unit="step", disable=not progress) as bar:
             while self.step < self.total:
-                row = self.advance(together(lambda: next(batches)))
-                together(lambda: self.log("log.csv", row))
-                measure = self.step == self.total or (eval_every and self.step % eval_every == 0)
-                if measure:
-                    metrics = evaluate(self.model, self.held_out, self.settings["half"], progress)
-                    together(lambda: self.log("metrics.csv", dict(step=self.step) | metrics))
-                if measure or self.step % save_every == 0: together(self.save)
-                bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-                bar.update()
+                with heed_interrupts():
+                    row = self.advance(together(lambda: next(batches)))
+                    together(lambda: self.log("log.csv", row))
+                    measure = self.step == self.total or (eval_every and self.step % eval_every == 0)
+                    if measure:
+                        metrics = evaluate(self.model, self.held_out, self.settings["half"], progress)
+                        together(lambda: self.log("metrics.csv", dict(step=self.step) | metrics))
+                    if measure or self.step % save_every == 0: together(self.save)
+                    bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+                    bar.update()
 
     def finish(self):
         "Write what comes of the training. The detector is the last: where it is, all is done."
@@ -607,7 +609,7 @@ def alone_in(
     try: yield
     finally: lock.release()
 
-# %% ../nbs/train.ipynb #16b5e518
+# %% ../nbs/train.ipynb #bab39963
 def say(
     text: str, # One or more lines
 ):
@@ -637,7 +639,7 @@ def train(
     try:
         if not trainer.done:
             trainer.fit(args.eval_every, args.save_every, args.workers)
-            together(trainer.finish)
+            with heed_interrupts(): together(trainer.finish)
         metrics = together(lambda: read_columns(args.out / "metrics.csv"))
         shown = [k for k in metrics if k.endswith(("AP", "AP50", "AP75"))]
         if first: print(", ".join(f"{k} {metrics[k][-1]:.1f}" for k in shown))
