@@ -17,6 +17,7 @@ from fastcore.xtras import working_directory
 from nbdev.clean import nbdev_clean
 
 nbs = Path(__file__).resolve().parent.parent
+inside = re.compile(r"[A-Za-z0-9+/=]{200,}")  # a picture or numbers in base64, in an interactive figure
 number = re.compile(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
 
 
@@ -39,6 +40,7 @@ def printed(cell):
         else:
             pictures = [kind for kind in out["data"] if kind.startswith("image/")]
             text = "".join(out["data"].get("text/html") or out["data"].get("text/plain", ""))
+            text = inside.sub("(bytes)", text)
             res.append((pictures[0], "") if pictures else ("result", text))
     return res
 

@@ -3,7 +3,7 @@
     python nbs/_tools/train_drawn.py              # about ten minutes a seed on two cores
     python nbs/_tools/train_drawn.py --seeds 0    # only this one
 
-Draws the set with the defaults of `draw_coco`, measures AP before and after, and writes detection.json and, of the first
+Draws the set with the defaults of `draw_coco`, measures AP before and after, and writes detection.json and, of the lowest
 seed, detection_curves.jpg and detection_found.jpg into nbs/images, where the chapter shows them. A seed that is there with
 the same settings is not trained again; one that was stopped goes on.
 """
@@ -78,7 +78,7 @@ def main():
             continue
         result = data["seeds"][str(seed)] = train_seed(parsed, trainer)
         data["seeds"] = dict(sorted(data["seeds"].items(), key=lambda item: int(item[0])))
-        if seed == args.seeds[0]:
+        if str(seed) == next(iter(data["seeds"])):
             data["log"] = thinned(trainer.out / "log.csv")
             for ours, theirs in ("curves", "curves"), ("found", "detections"):
                 shutil.copyfile(trainer.out / f"{theirs}.jpg", args.out / f"detection_{ours}.jpg")
