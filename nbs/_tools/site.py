@@ -4,14 +4,17 @@
     python nbs/_tools/site.py serve --port 8000
 
 nbdev turns the notebooks into pages in its work folder `_proc`. Quarto renders them where it is installed; otherwise
-smalldocs does, from the same `_quarto.yml`, and this file patches what smalldocs does differently. Only a finished site
-replaces `_docs`. Nothing is downloaded.
+smalldocs does, from the same `_quarto.yml`, and this file patches what smalldocs does differently. What both leave to do
+is done here for both: sizes of pictures, names for screen readers, the pages as Markdown. Only a finished site replaces
+`_docs`. Nothing is downloaded.
 """
 import argparse
 import ast
+import base64
 import datetime
 import html
 import importlib
+import io
 import json
 import os
 import re
@@ -21,8 +24,11 @@ import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import yaml
+from markdown_pages import write_markdown
+from PIL import Image, UnidentifiedImageError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROC, DOCS = ROOT / "_proc", ROOT / "_docs"
@@ -142,11 +148,12 @@ def render_with_smalldocs():
             page.env["math"] = False
 
         def build(self):
-            "Turn the formulas of the finished pages into MathML."
+            "Turn the formulas of the finished pages into MathML, and name pages as the sidebar does."
             super().build()
             for page in self.pages.values():
                 path = self.out / page.out
-                path.write_text(formulas_to_mathml(path.read_text(encoding="utf-8"), page.src), encoding="utf-8")
+                text = formulas_to_mathml(path.read_text(encoding="utf-8"), page.src)
+                path.write_text(neighbours_as_in_sidebar(text), encoding="utf-8")
 
     try:
         course = Site(config.load(PROC))
@@ -186,6 +193,95 @@ def tex_to_mathml(tex, display):
     return mathml
 
 
+def neighbours_as_in_sidebar(page):
+    "Give the links to the previous and the next page the text of the sidebar, as Quarto does: Home, not the site's name."
+    texts = dict(re.findall(r'<a href="([^"]*)" class="sidebar-item-text[^>]*><span class="menu-text">(.*?)</span>', page))
+
+    def link(m):
+        return m[1] + texts.get(m[2], m[4]) + m[5]
+
+    return re.sub(r'(<a href="([^"]*)" class="pagination-link">((?:(?!</a>).)*nav-page-text">))(.*?)(</span>)', link, page)
+
+
+# ---- what both renderers leave to do
+
+
+PICTURE = re.compile(r"""<(script|style|textarea)\b.*?</\1>|(<img\b(?:[^>"']|"[^"]*"|'[^']*')*?)(\s*/?>)""", re.S)
+
+
+def picture_size(data):
+    "Width and height of a picture in a file's bytes, in pixels; None for what has no size of its own."
+    box = re.search(rb"<svg\b[^>]*\bviewBox=[\"'][-\d.]+[ ,]+[-\d.]+[ ,]+([\d.]+)[ ,]+([\d.]+)", data[:2000])
+    if box:
+        return round(float(box[1])), round(float(box[2]))
+    try:
+        return Image.open(io.BytesIO(data)).size
+    except UnidentifiedImageError:
+        return None
+
+
+def size_pictures(page, site):
+    "Write width and height into the pictures of a page's text, so that the text does not move when they come in."
+
+    def sized(m):
+        if not m[2] or re.search(r"\s(width|height)=", re.sub(r"""="[^"]*"|='[^']*'""", "=", m[2])):
+            return m[0]
+        src = re.search(r"""\ssrc=["']([^"']*)""", m[2])
+        src = html.unescape(src[1]) if src else ""
+        inside = re.match(r"data:image/[\w+.-]+;base64,(.*)", src, re.S)
+        file = site / unquote(src)
+        size = picture_size(base64.b64decode(inside[1]) if inside else file.read_bytes()) if inside or file.is_file() else None
+        return f'{m[2]} width="{size[0]}" height="{size[1]}"{m[3]}' if size else m[0]
+
+    before, main, text = page.partition("<main")
+    return before + main + PICTURE.sub(sized, text)
+
+
+# A box that scrolls sideways must be reached by keyboard; one that does not would only be in the way
+REACH_SCROLLERS = """<script>
+{
+  const seen = new ResizeObserver(changes => changes.forEach(({ target: box }) => {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex");
+  }));
+  document.querySelectorAll("main :is(pre, table, .sd-table, .cell-output-display, .math.display)").forEach(box => seen.observe(box));
+}
+</script>"""
+
+LANDMARKS = {"quarto-sidebar": "All pages", "quarto-secondary-nav": "Where you are", "TOC": "On this page", "page-navigation": "Previous and next page"}
+
+
+def name_landmarks(page):
+    "Tell a page's navigations apart for screen readers, and say that what folds a section of the sidebar is a button."
+
+    def named(m):
+        name = next((text for key, text in LANDMARKS.items() if re.search(rf'\b(id|class)="{key}', m[0])), None)
+        return f'<nav aria-label="{name}"{m[0][4:]}' if name and "aria-label" not in m[0] else m[0]
+
+    def button(m):
+        target = re.search(r'data-bs-target="(#[^"]*)"', m[0])  # an address makes it reachable by keyboard
+        href = f'<a href="{target[1]}"' if target and " href=" not in m[0] else "<a"
+        return href + m[0][2:].replace('role="navigation"', 'role="button"')
+
+    page = re.sub(r"<nav\b[^>]*>", named, page)
+    return re.sub(r'<a\b[^>]*\brole="navigation"[^>]*>', button, page)
+
+
+def finish_pages(site):
+    "Do to each page what both renderers leave to do, and set the site's plain text beside the pages."
+    from nbdev.config import get_config
+
+    config = get_config()
+    write_markdown(PROC, site, config.title, config.description)
+    for path in site.glob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        page = re.sub(r"<title>(.+) – \1</title>", r"<title>\1</title>", page)  # Quarto adds the site's name to the home page's, which is the same
+        page = name_landmarks(size_pictures(page, site))
+        plain = path.with_suffix(".md").name
+        page = page.replace("</head>", f'<link rel="alternate" type="text/markdown" href="{plain}"></head>', 1)
+        before, body, after = page.rpartition("</body>")
+        path.write_text(before + REACH_SCROLLERS + body + after if body else page, encoding="utf-8")
+
+
 def add_symbols_to_search(site):
     "Let a search for a name lead to its definition: an entry for each exported symbol, before those of the text."
     path = site / "search.json"
@@ -217,6 +313,7 @@ def build():
     if not (built / "index.html").exists():
         raise SiteError("the renderer made no home page; it comes from nbs/index.ipynb")
     add_symbols_to_search(built)
+    finish_pages(built)
     if DOCS.exists():
         DOCS.rename(PROC / "_old")
     built.rename(DOCS)
@@ -225,7 +322,9 @@ def build():
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    "Serve files without a line for each request."
+    "Serve files without a line for each request; plain text is UTF-8."
+
+    extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".md": "text/markdown; charset=utf-8", ".txt": "text/plain; charset=utf-8"}
 
     def log_message(self, *args):
         pass
