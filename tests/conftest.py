@@ -12,12 +12,20 @@ ROOT = Path(__file__).resolve().parents[1]
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 
-def run_site(root, *args, first_on_path=None, **kwargs):
+def copy_checkout(root):
+    "Copy what the site is made from, so that the reader's own `_docs` is left alone."
+    for name in ("settings.ini", "_quarto.yml"):
+        shutil.copy(ROOT / name, root)
+    for name in ("nbs", "vitdet_nb"):
+        shutil.copytree(ROOT / name, root / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+
+
+def run_site(root, *args, first_on_path=None, timeout=120):
     "Run the site tool of the checkout at `root`, on a PATH that holds no Quarto but the one in `first_on_path`."
     folders = [p for p in os.environ["PATH"].split(os.pathsep) if p and not (Path(p) / "quarto").exists()]
     path = os.pathsep.join([str(first_on_path)] * bool(first_on_path) + folders)
     command = [sys.executable, str(Path(root) / "nbs/_tools/site.py"), *args]
-    return subprocess.run(command, env={**os.environ, "PATH": path}, cwd=root, capture_output=True, text=True, timeout=120, **kwargs)
+    return subprocess.run(command, env={**os.environ, "PATH": path}, cwd=root, capture_output=True, text=True, timeout=timeout)
 
 
 def start_server(root, port=0):
@@ -32,12 +40,9 @@ def start_server(root, port=0):
 
 @pytest.fixture(scope="session")
 def site_dir(tmp_path_factory):
-    "The site, built once without Quarto from a copy of the checkout, so that the reader's own `_docs` is left alone."
+    "The site, built once without Quarto."
     root = tmp_path_factory.mktemp("checkout")
-    for name in ("settings.ini", "_quarto.yml"):
-        shutil.copy(ROOT / name, root)
-    for name in ("nbs", "vitdet_nb"):
-        shutil.copytree(ROOT / name, root / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    copy_checkout(root)
     done = run_site(root, "build")
     assert done.returncode == 0, done.stderr
     assert not re.search(r"(?m)^warning: ", done.stderr), done.stderr

@@ -2,10 +2,11 @@
 
     python nbs/_tools/propagation.py quality    # small encoders on drawn scenes, each strategy from several seeds: about 40 minutes
     python nbs/_tools/propagation.py cost       # ViT-L at 1024 px, each strategy: about 15 minutes, an idle machine, 12 GB
-    python nbs/_tools/propagation.py            # both
+    python nbs/_tools/propagation.py encoder    # one small encoder, its weights kept: about a minute
+    python nbs/_tools/propagation.py            # all three
 
-They write propagation_quality.json and propagation_cost.json into nbs/images, where the chapter reads them. Each finished
-training is written at once; a run that was stopped goes on where it was.
+They write propagation_quality.json, propagation_cost.json and small_global.safetensors into nbs/images, where the chapter
+and the interactive figures read them. Each finished training is written at once; a run that was stopped goes on where it was.
 """
 import argparse
 import json
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from bench import MiB, Worker, available, device, images, machine, peak_of, photo_of, ratio, say, timed
 from vitdet_nb.ablations import Task, accuracy, cost_of, propagation_encoder, train_small
 from vitdet_nb.utils import randomize
-from vitdet_nb.weight_files import write_whole
+from vitdet_nb.weight_files import write_weights, write_whole
 
 # ---- quality ------------------------------------------------------------------------------------------------------------
 
@@ -76,9 +77,13 @@ def read_results(path, task):
     return data
 
 
+def task_of(args):
+    return Task()._replace(steps=args.steps, validation=args.validation, warmup=max(1, min(Task().warmup, args.steps // 2)))
+
+
 def quality(args):
     "Train what is not in the file yet, a process for each training, and add each result when it is there."
-    task = Task()._replace(steps=args.steps, validation=args.validation, warmup=max(1, min(Task().warmup, args.steps // 2)))
+    task = task_of(args)
     path = args.out / "propagation_quality.json"
     data = read_results(path, task)
     done = {key_of(row) for row in data["runs"]}
@@ -97,6 +102,19 @@ def quality(args):
                       + " ".join(f"{a:.3f}" for a in row["accuracy"]), file=sys.stderr)
             bar.update()
     bar.close()
+
+# ---- encoder ------------------------------------------------------------------------------------------------------------
+
+def encoder(args):
+    "Train the small encoder whose attention is shown: 4 global blocks, seed 0."
+    torch.set_num_threads(args.threads)
+    task = task_of(args)
+    say("a small encoder with 4 global blocks, seed 0")
+    model, _ = train_small("global", 4, seed=0, task=task)
+    shares = " ".join(f"{a:.3f}" for a in accuracy(model, task))
+    path = args.out / "small_global.safetensors"
+    write_weights(model.state_dict(), path, dict(strategy="global", count="4", seed="0", settings=json.dumps(task._asdict())))
+    say(f"accuracy by distance {shares}, written to {path}")
 
 # ---- cost ---------------------------------------------------------------------------------------------------------------
 
@@ -213,9 +231,9 @@ def cost_table(data):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["quality", "cost"], help="without it, both")
+    parser.add_argument("what", nargs="?", choices=["quality", "cost", "encoder"], help="without it, all three")
     parser.add_argument("--out", type=Path, default=images, help="where the files go (default: nbs/images)")
-    parser.add_argument("--threads", type=int, help="threads of a process (default: 1 for quality, as many as torch takes for cost)")
+    parser.add_argument("--threads", type=int, help="threads of a process (default: 1 for quality and encoder, as many as torch takes for cost)")
     group = parser.add_argument_group("quality")
     group.add_argument("--seeds", type=int, default=5, help="trainings of each variant (default: 5)")
     group.add_argument("--only", nargs="+", choices=sorted({v[0] for v in variants}), help="some strategies (default: all)")
@@ -237,16 +255,14 @@ def main():
     if args.worker:
         if args.threads: torch.set_num_threads(args.threads)
         return worker(args.model, args.size, *args.worker)
-    if args.what != "quality" and device == "cpu" and not Path("/proc/self/clear_refs").exists():
+    if args.what in (None, "cost") and device == "cpu" and not Path("/proc/self/clear_refs").exists():
         parser.error("the peak of a process can be read on Linux only")
     args.out.mkdir(parents=True, exist_ok=True)
-    threads = args.threads
-    if args.what != "cost":
-        args.threads = threads or 1
-        quality(args)
-    if args.what != "quality":
-        args.threads = threads or torch.get_num_threads()
-        cost(args)
+    threads, most = args.threads, torch.get_num_threads()
+    for what, run in ("quality", quality), ("encoder", encoder), ("cost", cost):
+        if args.what not in (None, what): continue
+        args.threads = threads or (most if what == "cost" else 1)
+        run(args)
 
 
 if __name__ == "__main__": main()

@@ -131,9 +131,11 @@ def render_with_smalldocs():
 
     class Site(site.Site):
         def read(self, src):
-            "Give the page the address that nbdev chose for it, without the chapter's number."
+            "Give the page the address that nbdev chose for it, without the chapter's number, and Quarto's apostrophes."
             page = super().read(src)
             page.out = page.out.with_name(page.front.pop("output-file", page.out.name))
+            for key in {"title", "description"} & page.front.keys():  # the text of a page has typographic apostrophes anyway
+                page.front[key] = page.meta[key] = re.sub(r"(?<=\w)'", "’", page.front[key])
             return page
 
         def find_page(self, target):
@@ -145,6 +147,7 @@ def render_with_smalldocs():
             caption = lambda m: layout.inline_md(html.unescape(m[0]), self, page)
             page.body = re.sub(r"(?<=<figcaption>).*?(?=</figcaption>)", caption, page.body, flags=re.S)
             super().render_page(page)
+            page.html = footnotes_as_in_quarto(page.html)
             page.env["math"] = False
 
         def build(self):
@@ -164,6 +167,13 @@ def render_with_smalldocs():
     for warning in course.warnings:
         if not warning.endswith(handled_here):
             print(f"warning: {warning}", file=sys.stderr)
+
+
+def footnotes_as_in_quarto(text):
+    "Write footnotes as Quarto does: numbers without brackets, and a heading over the notes."
+    text = re.sub(r'<sup class="footnote-ref">(<a [^>]*)>\[(\d+)(?::\d+)?\]</a></sup>', r'\1 class="footnote-ref" role="doc-noteref"><sup>\2</sup></a>', text)
+    notes = '<section id="footnotes" class="footnotes" role="doc-endnotes">\n<h2 class="anchored quarto-appendix-heading">Footnotes</h2>'
+    return re.sub(r'<hr class="footnotes-sep" />\s*<section class="footnotes">', notes, text)
 
 
 def formulas_to_mathml(page, name):
@@ -275,6 +285,7 @@ def finish_pages(site):
     for path in site.glob("*.html"):
         page = path.read_text(encoding="utf-8")
         page = re.sub(r"<title>(.+) – \1</title>", r"<title>\1</title>", page)  # Quarto adds the site's name to the home page's, which is the same
+        page = re.sub(r"(</(?:a|em|strong|code)>)‘(?=\w)", r"\1’", page)  # Pandoc takes the apostrophe after a link for an opening quote
         page = name_landmarks(size_pictures(page, site))
         plain = path.with_suffix(".md").name
         page = page.replace("</head>", f'<link rel="alternate" type="text/markdown" href="{plain}"></head>', 1)
