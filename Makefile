@@ -26,7 +26,7 @@ ifeq ($(BENCH),)
 	$(BIN)/python nbs/_tools/bench_models.py
 endif
 
-ablations: .venv/installed  ## cost and quality of propagation between windows, about an hour; goes on where it was stopped
+ablations: .venv/installed  ## cost and quality of propagation between windows, and the weights of one small encoder, about an hour; goes on where it was stopped
 	$(BIN)/python nbs/_tools/propagation.py
 
 detector: .venv/installed  ## train the detector of chapter 11 on drawn shapes, about ten minutes for each of three seeds

@@ -1,8 +1,10 @@
 "The notebooks as files: outputs that are true, cells that are clean, modules in step with them, chapters in one form."
+import os
 import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ notebooks = sorted((root / "nbs").glob("*.ipynb"))
 chapters = [p for p in notebooks if p.name[:2].isdigit()]
 
 
-def run(*command, cwd=root): return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+def run(*command, cwd=root, **env): return subprocess.run(command, cwd=cwd, env=os.environ | env, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -26,9 +28,19 @@ def checkout(tmp_path):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def checks(request):
+    "The checks of the notebooks whose test is to run: two at a time, on one thread each."
+    wanted = [item.callspec.params["path"] for item in request.session.items
+              if item.nodeid.startswith(request.node.nodeid) and item.originalname == "test_stored_outputs_are_what_the_code_prints"]
+    with ThreadPoolExecutor(2) as pool:
+        yield {path: pool.submit(run, sys.executable, tool, "check", path, OMP_NUM_THREADS="1") for path in wanted}
+        pool.shutdown(cancel_futures=True)  # of those that wait for their turn when a test failed and was the last
+
+
 @pytest.mark.parametrize("path", notebooks, ids=lambda p: p.stem)
-def test_stored_outputs_are_what_the_code_prints(path):
-    res = run(sys.executable, tool, "check", path)
+def test_stored_outputs_are_what_the_code_prints(path, checks):
+    res = checks[path].result()
     assert res.returncode == 0, res.stderr[-4000:]
 
 
@@ -74,6 +86,24 @@ def test_modules_are_in_step_with_the_notebooks(checkout):
     assert not changed, f"run nbdev_export: {changed}"
 
 
+def given_tests(cells):
+    "Tests `check_x` that stand in sight after 'Try it yourself', whose fold calls them and that refuse wrong answers."
+    shown, solutions, away = "", "", ""
+    exercises, fold = False, False
+    for c in cells:
+        if c.cell_type == "markdown":
+            exercises = exercises or re.search("^## Try it yourself", c.source, re.M)
+            fold = c.source.rfind("<details>") > c.source.rfind("</details>")
+        elif exercises:
+            hidden = re.search(r"^#\| *(hide|code-fold: *true|echo: *false)", c.source, re.M)
+            if fold: solutions += "\n" + c.source
+            if fold or hidden or c.metadata.get("jupyter", {}).get("source_hidden"): away += "\n" + c.source
+            else: shown += "\n" + c.source
+    return [name for name in re.findall(r"^def (check_\w+)\(\w+\):", shown, re.M)
+            if re.search(rf"^{name}\(\w+\)", solutions, re.M)
+            and re.search(rf"test_fail\(lambda: {name}\(.*contains=", away)]
+
+
 @pytest.mark.parametrize("path", chapters, ids=lambda p: p.stem)
 def test_a_chapter_has_its_parts(path):
     nb = read_nb(path)
@@ -84,8 +114,13 @@ def test_a_chapter_has_its_parts(path):
     assert len(pictures) >= 3
     assert sum(t.count("<summary>Solution</summary>") for t in text) == 2
     assert sum(t.count("<summary>Answer</summary>") for t in text) >= 2
+    assert given_tests(nb.cells), "one exercise asks for code that a given test must accept"
     headings = [h for t in text for h in re.findall(r"^## (.*)", t, re.M)]
-    assert headings[-3:] == ["What it costs", "Try it yourself", "What comes next"]
+    assert headings[-4:] == ["What it costs", "Try it yourself", "What you can now say", "What comes next"]
+    section = "\n".join(text).split("\n## What you can now say\n")[1].split("\n## ")[0]
+    facts = [line for line in section.splitlines() if line.strip()]
+    assert all(re.match(r"- .*\d", fact) and len(fact.split()) <= 40 for fact in facts), "short facts, with numbers"
+    assert 3 <= len(facts) <= 5
     i, names = chapters.index(path), [p.name for p in chapters]
     for neighbour in names[max(0, i - 1):i] + names[i + 1:i + 2]: assert f"({neighbour})" in " ".join(text)
     assert all(not re.search(r"^(import|from) ", c.source, re.M) or not re.search(r"^(def|class|\w+ ?=|\w+\()", c.source, re.M)

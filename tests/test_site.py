@@ -216,7 +216,7 @@ CONTRAST = """() => {
   const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c) return c; } return [255, 255, 255]; };
   const kinds = ['h1', 'h2', 'main p', 'main a', 'main li', 'td', 'th', 'figcaption', 'summary', 'blockquote p', 'p code', 'pre code', 'code .co', 'code .st',
                  'code .kw', 'code .dv', 'code .fu', '.cell-output pre code', '.sidebar-title a', '.sidebar-link', '#TOC a', '.page-navigation a', 'main .description'];
-  return Object.fromEntries(kinds.map(k => [k, document.querySelector(k)]).filter(([k, e]) => e).map(([k, e]) => {
+  return Object.fromEntries(kinds.map(k => [k, [...document.querySelectorAll(k)].find(e => e.checkVisibility())]).filter(([k, e]) => e).map(([k, e]) => {
     const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
     return [k, (a + .05) / (b + .05)];
   }));
@@ -257,8 +257,8 @@ def test_page_loads_clean_and_whole(page, open_page):
     links = tab.eval_on_selector_all("#quarto-sidebar a.sidebar-link[href$='.html']", "ls => ls.map(a => a.pathname.slice(1))")
     assert set(PAGES) <= set(links)
     assert tab.locator("#quarto-sidebar a.sidebar-link.active").first.get_attribute("href").endswith(page)
-    # the contents of the page are its headings, and lead to them
-    headings = tab.eval_on_selector_all("main h2", "hs => hs.map(h => h.textContent.trim())")
+    # the contents of the page are its headings, footnotes aside, and lead to them
+    headings = tab.eval_on_selector_all("main h2:not(.quarto-appendix-heading)", "hs => hs.map(h => h.textContent.trim())")
     contents = tab.eval_on_selector_all("#TOC a", "as => as.map(a => a.textContent.trim())")
     assert [h for h in headings if h not in contents] == []
     if page in CHAPTERS:
@@ -281,7 +281,7 @@ def test_a_phone_needs_no_sideways_scroll(page, tab, site_url):
 CLICK_FOLDS = """() => [...document.querySelectorAll('main details:not(details details)')].map(d => {
   const summary = d.querySelector('summary');
   if (d.open) return 'is open before the reader opens it: ' + summary.textContent;
-  summary.scrollIntoView({ block: 'center' });
+  summary.scrollIntoView({ block: 'center', behavior: 'instant' });
   const b = summary.getBoundingClientRect(), hit = document.elementFromPoint(b.left + b.width / 2, b.top + b.height / 2);
   if (!summary.contains(hit)) return 'cannot be clicked: ' + summary.textContent;
   hit.click();

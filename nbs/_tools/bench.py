@@ -251,7 +251,6 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--worker", kind, name, str(size), "--threads", str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.read()
 
     def read(self):
         line = self.process.stdout.readline()
@@ -268,7 +267,9 @@ class Worker:
         if command[0] != "save": say(f"  {self.name:32} {command[0]:10} {answer:9.2f} {unit}")
         return answer
 
-    def __enter__(self): return self
+    def __enter__(self):
+        self.read()  # it is ready
+        return self
 
     def __exit__(self, *_):
         self.process.stdin.close()
@@ -288,7 +289,8 @@ def available():
 
 def rounds(kind, names, size, args, train=0):
     "Rows of figures for workers that take turns."
-    workers = {name: Worker(kind, name, size, args.threads) for name in names}
+    workers = {name: Worker(kind, name, size, args.threads) for name in names}  # they make their models side by side
+    for w in workers.values(): w.__enter__()
     rows = {name: dict(name=name, size=size) for name in names}
     with tempfile.TemporaryDirectory() as folder:
         if kind != "floor":

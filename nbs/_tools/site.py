@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -141,6 +142,11 @@ def render_with_smalldocs():
         def find_page(self, target):
             "Find a page by that address too: nbdev's links to symbols use it."
             return super().find_page(target) or next((p for p in self.pages.values() if p.out == target), None)
+
+        def theme_files(self):
+            "Take the light theme for dark pages too: styles.css has the colours, and a second theme weighs a quarter of a megabyte."
+            light, *others = super().theme_files()
+            return [light, *(replace(t, src=light.src, href=light.href) for t in others)]
 
         def render_page(self, page):
             "Read Markdown in the captions of figures, and leave no formula to a script from another host."

@@ -1,0 +1,240 @@
+"The look of the site: for eyes that need contrast, for keyboards, screen readers, slow networks, any screen, and paper."
+from importlib.resources import files
+from urllib.parse import urlsplit
+
+import pytest
+
+from conftest import open_tab
+from test_site import PAGES, every_page
+
+AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")  # Deque's checker of accessibility
+CHAPTER = "windowing.html"
+
+# Open what is folded. There are thousands of words of code: of those marked alike in alike surroundings keep one, of blocks without marks the longest line
+PREPARE = """() => {
+  document.querySelectorAll('details').forEach(d => { d.open = true; });
+  const seen = new Set();
+  for (const word of [...document.querySelectorAll('main pre code span')].reverse()) {
+    let kind = '';
+    for (let e = word; e.tagName !== 'MAIN'; e = e.parentElement) kind += `${e.tagName}.${e.className} `;
+    if (seen.has(kind)) word.replaceWith(...word.childNodes);
+    seen.add(kind);
+  }
+  for (const code of document.querySelectorAll('main pre code:not(:has(*))'))
+    code.textContent = code.textContent.split('\\n').reduce((a, b) => b.length > a.length ? b : a);
+}"""
+
+# What axe finds: rule, gravity, and where
+VIOLATIONS = """options => axe.run(document, {resultTypes: ['violations'], ...options}).then(found =>
+  found.violations.flatMap(v => v.nodes.map(n => [v.impact, v.id, n.target.join(' '), n.html.slice(0, 120), n.failureSummary])))"""
+ONLY_CONTRAST = {"runOnly": ["color-contrast"]}
+
+
+@pytest.fixture(scope="module")
+def one_tab(new_context, site_url):
+    "One tab for all pages: what they share is loaded once."
+    context = new_context()
+    tab = open_tab(context, site_url)
+    yield tab
+    context.close()
+
+
+def open_page(tab, url, scheme="light", width=1400, media="screen"):
+    "Open a page on a screen of this width, or as it is printed, with all that it loads."
+    tab.emulate_media(color_scheme=scheme, media=media)
+    tab.set_viewport_size({"width": width, "height": 900})
+    tab.goto(url)
+
+
+def turn_dark(tab):
+    "Prefer dark pages from now on, and wait until this one is."
+    tab.emulate_media(color_scheme="dark")
+    tab.wait_for_function("document.querySelector('html.quarto-dark, body.quarto-dark')")
+
+
+def grave(tab, options=None):
+    "The violations of level serious or critical that axe finds."
+    return [v for v in tab.evaluate(VIOLATIONS, options or {}) if v[0] in ("serious", "critical")]
+
+
+@every_page
+def test_axe_finds_no_grave_violation(page, one_tab, site_url):
+    open_page(one_tab, site_url + page)
+    one_tab.evaluate(PREPARE)
+    one_tab.add_script_tag(content=AXE)
+    assert grave(one_tab) == []
+    turn_dark(one_tab)  # only colours change
+    assert grave(one_tab, ONLY_CONTRAST) == []
+
+
+@pytest.mark.parametrize("page", ["index.html", CHAPTER])
+def test_axe_finds_no_grave_violation_on_a_phone(page, one_tab, site_url):
+    open_page(one_tab, site_url + page, width=390)
+    one_tab.locator(".quarto-btn-toggle").first.click()
+    one_tab.evaluate(PREPARE)
+    one_tab.add_script_tag(content=AXE)
+    one_tab.wait_for_timeout(300)  # the menu slides in
+    assert grave(one_tab) == []
+    turn_dark(one_tab)
+    assert grave(one_tab, ONLY_CONTRAST) == []
+
+
+@every_page
+def test_a_page_weighs_less_than_a_megabyte_and_a_half(page, one_tab, site_url, site_dir):
+    open_page(one_tab, site_url + page)
+    loaded = one_tab.evaluate("performance.getEntriesByType('resource').map(e => e.name).filter(name => !name.startsWith('data:'))")
+    parts = {page} | {urlsplit(url).path.lstrip("/") for url in loaded}
+    assert any(p.endswith(".css") for p in parts) and any(p.endswith(".js") for p in parts)
+    sizes = {p: (site_dir / p).stat().st_size for p in parts}
+    assert sum(sizes.values()) < 1_500_000, sorted(sizes.items(), key=lambda s: -s[1])[:5]
+
+
+# ---- colours that figures take from the page
+
+# The contrast of each colour with each ground it stands on
+COLOURS = """() => {
+  const style = getComputedStyle(document.body);
+  const light = name => {
+    const probe = document.createElement('i');
+    probe.style.color = style.getPropertyValue(name);
+    document.body.append(probe);
+    const parts = getComputedStyle(probe).color.match(/[\\d.]+/g).map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+    probe.remove();
+    return parts[0] * .2126 + parts[1] * .7152 + parts[2] * .0722;
+  };
+  const contrast = (a, b) => { const [low, high] = [light(a), light(b)].sort((x, y) => x - y); return (high + .05) / (low + .05); };
+  const names = ['--text', '--muted', '--link', '--accent', '--name', '--code-key', '--code-str', '--code-num', '--code-note', '--code-fun'];
+  return Object.fromEntries(names.flatMap(n => ['--page', '--panel'].map(ground => [`${n} on ${ground}`, contrast(n, ground)])));
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_colour_can_be_read_on_both_grounds(scheme, one_tab, site_url):
+    open_page(one_tab, site_url + "utils.html", scheme)
+    one_tab.wait_for_timeout(100)
+    assert {pair: round(c, 1) for pair, c in one_tab.evaluate(COLOURS).items() if c < 4.5} == {}
+    assert one_tab.evaluate("['--line', '--mono'].map(n => getComputedStyle(document.body).getPropertyValue(n)).every(Boolean)")
+
+
+def test_figures_lie_on_the_light_page(one_tab, site_url):
+    from matplotlib.colors import to_rgb
+
+    from vitdet_nb.utils import paper
+
+    open_page(one_tab, site_url + "utils.html")
+    ground = one_tab.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert ground == [round(255 * c) for c in to_rgb(paper)]
+
+
+# ---- measure
+
+# Letters a line of each paragraph that is longer than a line
+LINE_LENGTHS = """() => [...document.querySelectorAll('main p')].filter(p => !p.closest('details, figure, table, li, blockquote') && p.innerText.length > 150)
+  .map(p => p.innerText.length / Math.round(p.getBoundingClientRect().height / parseFloat(getComputedStyle(p).lineHeight)))"""
+
+
+@pytest.mark.parametrize("width", [1400, 1920, 2560])
+def test_lines_of_prose_have_a_readable_length(width, one_tab, site_url):
+    open_page(one_tab, site_url + CHAPTER, width=width)
+    lengths = one_tab.evaluate(LINE_LENGTHS)
+    assert len(lengths) >= 10
+    assert max(lengths) <= 76
+    assert sum(lengths) / len(lengths) >= 52  # last lines are short
+
+
+# ---- first paint
+
+SHIFTS = """new PerformanceObserver(list => list.getEntries().forEach(e => {
+  if (e.hadRecentInput) return;
+  window.shifted = (window.shifted || 0) + e.value;
+  window.movers = (window.movers || []).concat(e.sources.map(s => s.node && `${s.node.nodeName} ${s.node.className} ${s.node.textContent.trim().slice(0, 40)}`));
+})).observe({ type: 'layout-shift', buffered: true })"""
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_nothing_jumps_while_a_page_loads(width, new_context, site_url):
+    context = new_context()  # what was loaded before would come at once
+
+    def late(route):
+        route.fulfill(response=route.fetch(), headers={"cache-control": "no-store"}) if tab.wait_for_timeout(80) is None else None
+
+    tab = open_tab(context, site_url)
+    tab.add_init_script(SHIFTS)
+    tab.route(lambda url: url.endswith((".css", ".jpg", ".png", ".svg", ".woff2", ".js")), late)
+    jumps = {}
+    for page in ("index.html", CHAPTER, "encoder.html", "detection.html", "widgets.html"):
+        open_page(tab, site_url + page, width=width)
+        tab.wait_for_timeout(150)
+        shifted, movers = tab.evaluate("[window.shifted || 0, window.movers]")
+        if shifted >= 0.01:
+            jumps[page] = (shifted, movers)
+    context.close()
+    assert jumps == {}
+
+
+# ---- keyboard
+
+# The line round what has the keyboard: its width, and its contrast with the page
+RING = """() => {
+  const e = document.activeElement, s = getComputedStyle(e);
+  const light = c => c.match(/[\\d.]+/g).slice(0, 3).map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const [low, high] = [light(s.outlineColor), light(getComputedStyle(document.body).backgroundColor)].sort((a, b) => a - b);
+  return { kind: e.tagName, name: e.textContent.trim().slice(0, 40) || e.className, there: s.outlineStyle === 'solid' && parseFloat(s.outlineWidth) >= 2 && e.matches(':focus-visible'),
+    contrast: (high + .05) / (low + .05), seen: getComputedStyle(e).opacity !== '0' && e.getBoundingClientRect().width > 0 };
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_keyboard_can_be_followed(scheme, one_tab, site_url):
+    open_page(one_tab, site_url + CHAPTER, scheme)
+    one_tab.wait_for_timeout(100)
+    kinds = {}
+    for _ in range(75):
+        one_tab.keyboard.press("Tab")
+        ring = one_tab.evaluate(RING)
+        if ring["kind"] == "BODY":
+            break
+        kinds[ring["kind"]] = kinds.get(ring["kind"], 0) + 1
+        assert ring["there"] and ring["seen"] and ring["contrast"] >= 3, ring
+    assert {"A", "INPUT", "BUTTON", "SUMMARY"} <= set(kinds), kinds
+    one_tab.locator("main details:not(.code-fold) > summary").first.focus()
+    one_tab.keyboard.press("Enter")
+    assert one_tab.locator("main details:not(.code-fold)").first.get_attribute("open") is not None
+
+
+# ---- paper
+
+A4 = 673  # CSS pixels between margins of 16 mm
+
+# What is printed and should not be
+AROUND = """() => ['#quarto-header', '#quarto-sidebar', '#quarto-margin-sidebar', '.page-navigation', '.code-copy-button', 'details.code-fold']
+  .flatMap(s => [...document.querySelectorAll(s)].filter(e => e.getBoundingClientRect().height).map(() => s))"""
+
+# What does not fit between the margins, or is hidden in a box that scrolls
+CUT_OFF = """() => [...document.querySelectorAll('main *')].filter(e => e.checkVisibility() && !e.closest('math, svg'))
+  .filter(e => { const b = e.getBoundingClientRect(); return b.right > innerWidth + 1 || (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible'); })
+  .map(e => `${e.tagName}.${e.className} ${e.textContent.trim().slice(0, 60)}`)"""
+
+# Figures that may break over two pages, or are higher than one
+BREAKING = """() => [...document.querySelectorAll('main :is(figure, img)')].filter(e => e.checkVisibility())
+  .filter(e => getComputedStyle(e).breakInside !== 'avoid' || e.getBoundingClientRect().height > 980).map(e => e.outerHTML.slice(0, 120))"""
+
+CLOSED = """() => [...document.querySelectorAll('main details:not(.code-fold)')]
+  .filter(d => ![...d.children].slice(1).some(e => e.checkVisibility({ contentVisibilityAuto: true }) && e.getBoundingClientRect().height)).length"""
+
+
+@every_page
+def test_paper_holds_the_text_and_nothing_else(page, one_tab, site_url):
+    open_page(one_tab, site_url + page, width=A4, media="print", scheme="dark")
+    assert one_tab.evaluate(AROUND) == []
+    assert one_tab.evaluate(CUT_OFF) == []
+    assert one_tab.evaluate(BREAKING) == []
+    assert one_tab.evaluate(CLOSED) == 0, "an answer stays folded on paper"
+    assert one_tab.evaluate("getComputedStyle(document.body).getPropertyValue('--text')") == "#22262b", "paper is light"
+
+
+def test_a_chapter_can_be_printed(one_tab, site_url):
+    open_page(one_tab, site_url + CHAPTER)
+    pdf = one_tab.pdf(format="A4", prefer_css_page_size=True)
+    sheets = pdf.count(b"/Type /Page\n")
+    assert pdf.startswith(b"%PDF") and 4 <= sheets <= 30, sheets
