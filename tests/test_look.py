@@ -1,11 +1,12 @@
 "The look of the site: for eyes that need contrast, for keyboards, screen readers, slow networks, any screen, and paper."
+import re
 from importlib.resources import files
 from urllib.parse import urlsplit
 
 import pytest
 
-from conftest import open_tab
-from test_site import PAGES, every_page
+from conftest import ROOT, open_tab
+from test_site import every_page
 
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")  # Deque's checker of accessibility
 CHAPTER = "windowing.html"
@@ -117,19 +118,16 @@ def test_every_colour_can_be_read_on_both_grounds(scheme, one_tab, site_url):
 
 
 def test_figures_lie_on_the_light_page(one_tab, site_url):
-    from matplotlib.colors import to_rgb
-
-    from vitdet_nb.utils import paper
-
+    paper = re.search(r'^paper.*= "#(\w\w)(\w\w)(\w\w)"', (ROOT / "vitdet_nb/utils.py").read_text(encoding="utf-8"), re.M)
     open_page(one_tab, site_url + "utils.html")
     ground = one_tab.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
-    assert ground == [round(255 * c) for c in to_rgb(paper)]
+    assert ground == [int(c, 16) for c in paper.groups()]
 
 
 # ---- measure
 
-# Letters a line of each paragraph that is longer than a line
-LINE_LENGTHS = """() => [...document.querySelectorAll('main p')].filter(p => !p.closest('details, figure, table, li, blockquote') && p.innerText.length > 150)
+# Letters a line, of each paragraph with some lines
+LINE_LENGTHS = """() => [...document.querySelectorAll('main p')].filter(p => !p.closest('details, figure, table, li, blockquote') && p.innerText.length > 250)
   .map(p => p.innerText.length / Math.round(p.getBoundingClientRect().height / parseFloat(getComputedStyle(p).lineHeight)))"""
 
 
@@ -137,9 +135,9 @@ LINE_LENGTHS = """() => [...document.querySelectorAll('main p')].filter(p => !p.
 def test_lines_of_prose_have_a_readable_length(width, one_tab, site_url):
     open_page(one_tab, site_url + CHAPTER, width=width)
     lengths = one_tab.evaluate(LINE_LENGTHS)
-    assert len(lengths) >= 10
+    assert len(lengths) >= 5
     assert max(lengths) <= 76
-    assert sum(lengths) / len(lengths) >= 52  # last lines are short
+    assert sum(lengths) / len(lengths) >= 58
 
 
 # ---- first paint

@@ -1,5 +1,7 @@
 "The website as a reader meets it: its pages read as text and in a browser, and the tool that builds and serves it."
+import base64
 import importlib.util
+import io
 import json
 import re
 import shutil
@@ -8,12 +10,15 @@ import socket
 import sys
 from collections import Counter
 from configparser import ConfigParser
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from urllib.request import urlopen
 
 import pytest
 import yaml
+from PIL import Image
 
 from conftest import ROOT, open_tab, run_site, start_server
 
@@ -192,6 +197,125 @@ def test_links_that_need_a_public_address_wait_for_it(page, read, site_dir):
     html = (site_dir / page).read_text(encoding="utf-8")
     assert not re.search(r'rel="canonical"|property="og:url"|toc-action', html)
     assert not (site_dir / "sitemap.xml").exists()
+
+
+PICTURE = re.compile(r"""<img\b(?:[^>"']|"[^"]*"|'[^']*')*>""")
+
+
+@every_page
+def test_pictures_have_their_size(page, site_dir):
+    "So that the text does not move when a picture comes in."
+    for img in PICTURE.findall((site_dir / page).read_text(encoding="utf-8").partition("<main")[2]):
+        data = re.search(r'src="data:[^,]*,([^"]*)"', img)
+        file = io.BytesIO(base64.b64decode(data[1])) if data else site_dir / re.search(r'src="([^"]*)"', img)[1]
+        width, height = Image.open(file).size
+        assert f' width="{width}" height="{height}"' in img, img[-200:]
+
+
+@every_page
+def test_navigations_have_names(page, site_dir):
+    html = (site_dir / page).read_text(encoding="utf-8")
+    assert all("aria-label=" in nav for nav in re.findall(r"<nav\b[^>]*>", html))
+    assert 'role="navigation"' not in html, "a link that folds a section is a button"
+
+
+# ---- the pages as Markdown
+
+
+def blocks(page):
+    "Code and outputs of a page: the text of its <pre>."
+    return [unescape(re.sub(r"<[^>]*>", "", pre)).strip("\n") for pre in re.findall(r"<pre[^>]*>(.*?)</pre>", page, re.S)]
+
+
+def without_code(markdown):
+    "Markdown without its blocks of code and its code in lines."
+    return re.sub(r"(`+).*?\1", "", re.sub(r"(?ms)^(`{3,}).*?^\1$", "", markdown))
+
+
+def anchors(markdown):
+    "What links may name of a page: its headings."
+    headings = re.findall(r"^#+ (.*)", re.sub(r"(?ms)^(`{3,}).*?^\1$", "", markdown), re.M)
+    return [re.sub(r"[^\w -]", "", h.lower().replace("`", "")).strip().replace(" ", "-") for h in headings]
+
+
+@every_page
+def test_a_page_is_there_as_markdown(page, site_dir):
+    html, markdown = ((site_dir / page).with_suffix(end).read_text(encoding="utf-8") for end in (".html", ".md"))
+    assert f'<link rel="alternate" type="text/markdown" href="{page[:-5]}.md">' in html
+    nb = NOTEBOOKS[PAGES.index(page)]
+    title, description = re.match(r"# (.*)\s+> (.*)", cells(nb, "markdown")[0]).groups()
+    assert markdown.startswith(f"# {title}\n\n> {description}\n\n")
+    main = re.sub(r"<(script|style)\b.*?</\1>", "", html.partition("<main")[2], flags=re.S)
+    missing = [b for b in blocks(main) if "\n".join(line.rstrip() for line in b.split("\n")) not in "\n".join(line.rstrip() for line in markdown.split("\n"))]
+    assert missing == []
+    assert [alt for alt in read_alts(main) if alt not in markdown] == []
+    prose = without_code(markdown)
+    assert re.findall(r"#\||<details|</details|<summary|<div|<script|<!--|\.ipynb\)|!\[|data:image|:::", prose) == []
+    assert not re.search(r"^#\|", markdown, re.M)
+
+
+def read_alts(main):
+    return [" ".join(unescape(alt).split()) for alt in re.findall(r' alt="([^"]*)"', main)]
+
+
+@every_page
+def test_prose_and_formulas_are_in_the_markdown(page, site_dir):
+    markdown = " ".join((site_dir / page).with_suffix(".md").read_text(encoding="utf-8").split())
+    for cell in cells(NOTEBOOKS[PAGES.index(page)], "markdown")[1:]:
+        text = re.sub(r"`[^`]*`|<[^>]*>|!?\[[^\]]*\]\([^)]*\)(\{[^}]*\})?", "\0", re.sub(r"(?ms)^(`{3,}).*?^\1$", "\0", cell))
+        missing = [part for part in map(str.strip, text.split("\0")) if " ".join(part.split()) not in markdown]
+        assert missing == []
+
+
+@every_page
+def test_hidden_cells_are_not_in_the_markdown(page, site_dir):
+    markdown = (site_dir / page).with_suffix(".md").read_text(encoding="utf-8")
+    source = cells(NOTEBOOKS[PAGES.index(page)], "code")
+    hidden = [c for c in source if re.search(r"^#\| *(hide|export|echo: *false|include: *false)\b", c, re.M)]
+    shown = "\n".join(c for c in source if c not in hidden)
+    lines = {line for c in hidden for line in c.split("\n") if len(line) > 30 and not line.startswith("#|") and line not in shown}
+    assert [line for line in lines if line in markdown] == []
+
+
+@every_page
+def test_links_of_the_markdown_lead_somewhere(page, site_dir):
+    markdown = (site_dir / page).with_suffix(".md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)\s]*)\)", without_code(markdown)):
+        url = urlsplit(link)
+        if url.scheme in ("http", "https"):
+            continue
+        file = site_dir / (url.path or page.replace(".html", ".md"))
+        assert file.is_file() and file.suffix != ".html", link
+        if url.fragment:
+            assert url.fragment in anchors(file.read_text(encoding="utf-8")), link
+
+
+def test_figures_to_move_are_told_in_the_markdown(site_dir, read):
+    for page in PAGES:
+        html, markdown = ((site_dir / page).with_suffix(end).read_text(encoding="utf-8") for end in (".html", ".md"))
+        labels = re.findall(r'<div class="vitdet-widget"[^>]*aria-label="([^"]*)"', html.partition("<main")[2])
+        assert markdown.count("**A figure to move.**") == len(labels), page
+        assert all(f"**A figure to move.** {unescape(label)}" in markdown for label in labels), page
+
+
+def test_llms_txt_lists_all_pages(site_dir):
+    text = (site_dir / "llms.txt").read_text(encoding="utf-8")
+    config = ConfigParser(delimiters=["="], interpolation=None)
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    assert text.startswith(f"# vitdet_nb\n\n> {config['DEFAULT']['description']}\n\n")
+    sidebar = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
+    sections = {item["section"]: [address(name) for name in item["contents"]] for item in sidebar if "section" in item}
+    parts = re.split(r"^## (.*)", text, flags=re.M)
+    assert parts[1::2] == list(sections)
+    listed = []
+    for name, lines in zip(["start", *sections], parts[::2]):
+        entries = re.findall(r"^- \[(.+)\]\((\w+)\.md\): (.+)$", lines, re.M)
+        assert len(entries) == len(re.findall("^-", lines, re.M))
+        assert [f"{page}.html" for _, page, _ in entries] == sections.get(name, ["index.html"])
+        listed += entries
+    for title, page, description in listed:
+        assert (site_dir / f"{page}.md").read_text(encoding="utf-8").startswith(f"# {title}\n\n> {description}\n")
+    assert sorted(f"{page}.html" for _, page, _ in listed) == sorted(PAGES)
 
 
 # ---- the pages in a browser
@@ -535,6 +659,12 @@ def test_a_taken_port_is_named_with_the_way_out(site_dir):
     assert str(port) in done.stderr and f"make site PORT={port + 1}" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_plain_text_is_served_as_utf_8(site_url):
+    for file, kind in (("index.md", "text/markdown; charset=utf-8"), ("llms.txt", "text/plain; charset=utf-8")):
+        with urlopen(site_url + file) as answer:
+            assert answer.headers["Content-Type"] == kind
+
+
 def test_a_port_that_is_none_is_refused(site_dir):
     done = run_site(site_dir.parent, "serve", "--port", "99999")
     assert done.returncode == 1 and "99999" in done.stderr and "Traceback" not in done.stderr
@@ -566,6 +696,69 @@ def test_the_server_is_local_and_ends_quietly(site_dir):
 def test_formulas_are_converted(site_tool, tex):
     mathml = site_tool.tex_to_mathml(tex, display=True)
     assert mathml.startswith("<math") and "\\" not in mathml
+
+
+@pytest.fixture(scope="session")
+def plain(site_tool):
+    "The part of the site tool that writes Markdown, as a module."
+    return sys.modules["markdown_pages"]
+
+
+PAGES_BY_NAME = {"02_two.ipynb": "two.md", "two.html": "two.md"}
+
+
+@pytest.mark.parametrize("cell, markdown", [
+    ("[a](02_two.ipynb) [b](02_two.ipynb#part) [c](#here) [d](images/x.png)", "[a](two.md) [b](two.md#part) [c](#here) [d](images/x.png)"),
+    ("[`name`](two.html#name) and `[a](02_two.ipynb)`", "[`name`](two.md) and `[a](02_two.ipynb)`"),
+    ('<div id="name"></div>\n<div id="name.act"></div>', ""),
+    ("Ask.\n\n<details><summary>Answer</summary>\n\nYes.\n\n</details>\n\nOn.", "Ask.\n\n**Answer.**\n\nYes.\n\nOn."),
+    ("```html\n<details>\n</details> [a](02_two.ipynb)\n```", "```html\n<details>\n</details> [a](02_two.ipynb)\n```"),
+    ("- list\n\n  ```\n  <details>\n  ```", "- list\n\n  ```\n  <details>\n  ```"),
+    ("A `<details>` tag.", "A `<details>` tag."),
+    ('![What it *is*](images/x.png){fig-alt="A dot."}', "> **Figure.** What it *is*\n>\n> *In the picture:* A dot."),
+    ("| a |\n|---|\n| $x_1$ |\n\n$$\ny\n$$", "| a |\n|---|\n| $x_1$ |\n\n$$\ny\n$$"),
+])
+def test_markdown_of_a_cell(plain, cell, markdown):
+    assert plain.prose(cell, PAGES_BY_NAME) == markdown
+
+
+@pytest.mark.parametrize("html, markdown", [
+    ("<p>one\n two</p>three", "one two\n\nthree"),
+    ("<ul><li>a</li><li>b <b>c</b></li></ul>", "- a\n- b c"),
+    ("<table><caption>Cap</caption><tr><th>k</th><th></th></tr><tr><td>1 | 2</td><td><p>x</p></td></tr></table>", "Cap\n\n| k |  |\n| --- | --- |\n| 1 \\| 2 | x |"),
+    ('<div class="vitdet-widget" aria-label="W &amp; V"><div>text</div><script>no</script></div><style>no</style>', "**A figure to move.** W & V\n\ntext"),
+])
+def test_markdown_of_an_output(plain, html, markdown):
+    assert plain.HTMLText(html).markdown() == markdown
+
+
+def test_markdown_of_a_code_cell(plain):
+    def cell(source, *outputs):
+        return "\n\n".join(plain.code_cell({"source": source, "outputs": outputs}, "python"))
+
+    text = {"output_type": "stream", "name": "stdout", "text": ["a\n", "```\n"]}
+    picture = {"output_type": "display_data", "data": {"image/png": "", "text/plain": "<Figure>"}}
+    assert cell("x = 1\n", text) == "```python\nx = 1\n```\n\n````text\na\n```\n````"
+    assert cell('#| code-fold: true\n#| fig-cap: "C"\n#| fig-alt: "A"\nplot()', picture) == "```python\nplot()\n```\n\n> **Figure.** C\n>\n> *In the picture:* A"
+    assert cell("#| echo: false\nx", text) == "````text\na\n```\n````"
+    assert cell("#| output: false\nx", text) == "```python\nx\n```"
+    assert cell("#| include: false\nx", text) == ""
+
+
+@pytest.mark.parametrize("html, size", [
+    ('<img alt="a > b, width=3" src="dot.png">', ' width="2" height="1"'),
+    ('<img src="a%20dot.png" alt="" />', ' width="2" height="1" /'),
+    ('<img src="logo.svg">', ' width="24" height="12"'),
+    ('<img src="dot.png" width="9">', ""),
+    ('<img src="https://example.org/dot.png">', ""),
+    ("<script>const tag = '<img src=\"dot.png\">'</script>", ""),
+])
+def test_sizes_of_pictures(site_tool, tmp_path, html, size):
+    for name in ("dot.png", "a dot.png"):
+        Image.new("RGB", (2, 1)).save(tmp_path / name)
+    (tmp_path / "logo.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 12"></svg>')
+    page = site_tool.size_pictures('<img src="dot.png"><main>' + html, tmp_path)
+    assert page == '<img src="dot.png"><main>' + (html.replace(" />", size + ">").replace('">', f'"{size}>') if size and " />" not in html else html.replace(" />", size + ">"))
 
 
 @pytest.mark.parametrize("tex", [r"\undefined", r"\frac{1", r"\left( x", r"\text{a $x$ b}", r"a & b"])

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -251,6 +252,7 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--worker", kind, name, str(size), "--threads", str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.read()
 
     def read(self):
         line = self.process.stdout.readline()
@@ -267,9 +269,7 @@ class Worker:
         if command[0] != "save": say(f"  {self.name:32} {command[0]:10} {answer:9.2f} {unit}")
         return answer
 
-    def __enter__(self):
-        self.read()  # it is ready
-        return self
+    def __enter__(self): return self
 
     def __exit__(self, *_):
         self.process.stdin.close()
@@ -289,8 +289,8 @@ def available():
 
 def rounds(kind, names, size, args, train=0):
     "Rows of figures for workers that take turns."
-    workers = {name: Worker(kind, name, size, args.threads) for name in names}  # they make their models side by side
-    for w in workers.values(): w.__enter__()
+    with ThreadPoolExecutor() as pool:  # they make their models side by side
+        workers = dict(zip(names, pool.map(lambda name: Worker(kind, name, size, args.threads), names)))
     rows = {name: dict(name=name, size=size) for name in names}
     with tempfile.TemporaryDirectory() as folder:
         if kind != "floor":
