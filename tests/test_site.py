@@ -392,11 +392,17 @@ def test_page_loads_clean_and_whole(page, open_page):
         tab.wait_for_function("decodeURIComponent(location.hash) === document.querySelectorAll('#TOC a')[document.querySelectorAll('#TOC a').length - 1].getAttribute('href')")
 
 
+# Whether the keyboard reaches every box that scrolls sideways, and stops at no other
+SCROLLERS_ONLY = """() => [...document.querySelectorAll('main pre, main table, main .sd-table, main .cell-output-display, main .math.display')]
+  .every(e => e.hasAttribute('tabindex') === (e.scrollWidth > e.clientWidth))"""
+
+
 @every_page
 def test_a_phone_needs_no_sideways_scroll(page, tab, site_url):
     tab.set_viewport_size({"width": 390, "height": 844})
     tab.goto(site_url + page)
     tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    tab.wait_for_function(SCROLLERS_ONLY)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     assert tab.evaluate(STICKS_OUT) == []
 
@@ -714,7 +720,8 @@ PAGES_BY_NAME = {"02_two.ipynb": "two.md", "two.html": "two.md"}
     ("Ask.\n\n<details><summary>Answer</summary>\n\nYes.\n\n</details>\n\nOn.", "Ask.\n\n**Answer.**\n\nYes.\n\nOn."),
     ("```html\n<details>\n</details> [a](02_two.ipynb)\n```", "```html\n<details>\n</details> [a](02_two.ipynb)\n```"),
     ("- list\n\n  ```\n  <details>\n  ```", "- list\n\n  ```\n  <details>\n  ```"),
-    ("A `<details>` tag.", "A `<details>` tag."),
+    ("A `<details>` or `<div>` tag.", "A `<details>` or `<div>` tag."),
+    ('<div class="ways">\n\n- one\n\n</div>', "- one"),
     ('![What it *is*](images/x.png){fig-alt="A dot."}', "> **Figure.** What it *is*\n>\n> *In the picture:* A dot."),
     ("| a |\n|---|\n| $x_1$ |\n\n$$\ny\n$$", "| a |\n|---|\n| $x_1$ |\n\n$$\ny\n$$"),
 ])

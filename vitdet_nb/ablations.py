@@ -38,20 +38,20 @@ def spread(
         raise ValueError(f"{depth} blocks do not make {count} equal subsets: choose from {fits}")
     return tuple(range(depth // count - 1, depth, depth // count))
 
-# %% ../nbs/10_ablations.ipynb #9c2fb09b
+# %% ../nbs/10_ablations.ipynb #21b48aae
 class ShiftedBlock(FastBlock):
-    """A `FastBlock` whose windows are displaced by half a window, as in every second block of Swin
+    """A `FastBlock` whose windows are shifted by half a window, as in every second block of Swin
     (Liu et al. 2021). Windows at the edge are smaller: their pad tokens are read by nobody. An axis
-    that fits into one window is not displaced. Arguments of `FastBlock` but for `mask_padding`.
+    that fits into one window is not shifted. Arguments of `FastBlock` but for `mask_padding`.
     Raises `ValueError` without a window."""
     def __init__(self, *args, **kwargs):
         super().__init__(*args, mask_padding=True, **kwargs)
-        if not self.window_size: raise ValueError("window_size is 0: only windows can be displaced")
+        if not self.window_size: raise ValueError("window_size is 0: only windows can be shifted")
 
     def cut(self,
         n: int, # Tokens on an axis
     ) -> list: # The lengths of its one or two parts
-        "Where the ordinary windows of two parts are displaced ones of the whole: after half a window."
+        "Where the ordinary windows of two parts are shifted ones of the whole: after half a window."
         half = self.window_size // 2
         return [half, n - half] if half and n > self.window_size else [n]
 
@@ -78,16 +78,16 @@ class ShiftedBlock(FastBlock):
             part, (query[0] - top, query[1] - left))
         return out
 
-# %% ../nbs/10_ablations.ipynb #f26f67fd
+# %% ../nbs/10_ablations.ipynb #c3d78587
 def shift_windows(
     block: FastBlock, # With windows; changed in place
 ) -> ShiftedBlock: # The same object, with the same layers
-    "Displace the windows of a block by half a window: a `ShiftedBlock` has no layers of its own."
-    if not block.window_size: raise ValueError("window_size is 0: only windows can be displaced")
+    "Shift the windows of a block by half a window: a `ShiftedBlock` has no layers of its own."
+    if not block.window_size: raise ValueError("window_size is 0: only windows can be shifted")
     block.__class__, block.mask_padding = ShiftedBlock, True
     return block
 
-# %% ../nbs/10_ablations.ipynb #60b8463a
+# %% ../nbs/10_ablations.ipynb #2ee7cd45
 conv_blocks = {  # strategy -> makes the block from channels and activation
     "conv_naive": lambda dim, act: ResNaiveBlock(dim, dim),
     "conv_basic": lambda dim, act: ResBasicBlock(dim, dim, act),
@@ -102,7 +102,7 @@ def propagation_encoder(
     **kwargs, # Of `ViTDet`, such as `depth` and `window_size`
 ) -> ViTDet: # Random weights
     """An encoder whose windows are joined in one way: not at all, by residual conv blocks at the end
-    of some blocks, by global attention in some, or by displaced windows in some.
+    of some blocks, by global attention in some, or by shifted windows in some.
     Raises `ValueError` for a strategy, count or place that does not exist, and without windows."""
     if strategy not in strategies:
         raise ValueError(f"strategy {strategy!r} is not known: choose from {', '.join(strategies)}")

@@ -125,7 +125,7 @@ def trace(
     with notes.counter: model(image)
     return notes.rows
 
-# %% ../nbs/summary.ipynb #c0dfd7fc
+# %% ../nbs/summary.ipynb #145b35c0
 def block_kinds(
     rows: list, # From `trace`
 ) -> list: # Pairs: the numbers of blocks that are alike, and the notes of the first of them
@@ -145,10 +145,10 @@ def letters(
     first = {n.step: n.shape for n in reversed(rows)}
     (B, H, W, C), (_, nh, _, hd) = first["patches"], first["heads"]
     res = dict(B=(B, "image"), H=(H, "rows of tokens"), W=(W, "columns"), C=(C, "channels"),
-               p=(model.patch_size, "patch side in pixels"))
+               p=(model.patch_size, "patch side, pixels"))
     if "windows" in first:
         nW, w = first["windows"][:2]
-        res |= dict(w=(w, "window side in tokens"), nW=(nW // B, "windows"))
+        res |= dict(w=(w, "window side, tokens"), nW=(nW // B, "windows"))
     res |= dict(nh=(nh, "heads"), hd=(hd, "channels a head"),
                 m=(first["lin1"][-1] / C, "times C in the MLP"))
     if "conv1" in first: res["c"] = first["conv1"][1], "feature channels"
@@ -279,7 +279,7 @@ def picture(
     else: inside = box(hw, max(1.5, 3.75 * depth / channels))
     return f'<svg viewBox="0 0 40 28" aria-hidden="true" focusable="false">{inside}</svg>'
 
-# %% ../nbs/summary.ipynb #bafcc7e7
+# %% ../nbs/summary.ipynb #18d3f02b
 hues = ["var(--vs-a)", "var(--vs-b)", "var(--vs-d)", "var(--vs-e)"]
 style = """
 .vitdet-summary { --vs-text: var(--text, var(--jp-content-font-color1, var(--vscode-editor-foreground, #23272d)));
@@ -307,11 +307,11 @@ style = """
 .vs-flow > li + li::before { content: "→"; position: absolute; left: -1.5em; top: 2em; color: var(--vs-soft); }
 .vs-flow svg { width: 7.2em; height: 5em; margin: 0 auto .2em; }
 .vitdet-summary li.vs-wide { flex: 1 1 20em; padding-top: .9em; }
-.vitdet-summary .vs-wide ol { display: flex; flex-wrap: wrap; justify-content: center; gap: .2em; padding: 0 0 .5em !important; }
-.vs-wide li { min-width: 1.95em; padding: .7em .1em !important; border: 1px solid var(--hue); border-radius: .2em;
+.vitdet-summary p.vs-cells { display: flex; flex-wrap: wrap; justify-content: center; gap: .2em; padding: 0 0 .5em !important; }
+.vs-cells span { min-width: 1.95em; padding: .7em .1em !important; border: 1px solid var(--hue); border-radius: .2em;
   background: color-mix(in srgb, var(--hue) 18%, transparent); text-align: center; }
-.vs-wide p span { margin: 0 .4em; white-space: nowrap; }
-.vs-wide p span::before { content: ""; display: inline-block; width: .8em; height: .8em; margin-right: .35em; border: 1px solid var(--hue);
+.vs-cells + p span { margin: 0 .4em; white-space: nowrap; }
+.vs-cells + p span::before { content: ""; display: inline-block; width: .8em; height: .8em; margin-right: .35em; border: 1px solid var(--hue);
   border-radius: .15em; background: color-mix(in srgb, var(--hue) 18%, transparent); vertical-align: -.05em; }
 .vs-parts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25em), 1fr)); gap: 1.2em 1.8em; margin-bottom: 1.2em; }
 .vs-part { --hue: var(--vs-c); min-width: 0; }
@@ -325,10 +325,10 @@ style = """
 .vs-row svg { width: 2.7em; height: 1.9em; }
 .vs-tensor { text-align: right; }
 .vs-shape { font-family: var(--mono, ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace); font-size: .85em; white-space: nowrap; }
-.vs-cost { display: grid; grid-template-columns: 3.45em 3.75em; gap: .3em; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.vs-cost { display: grid; grid-template-columns: 3.7em 4.1em; gap: .1em; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .vs-cost span { position: relative; padding: .25em .15em .25em 0; }
 .vs-cost [style] { background: linear-gradient(color-mix(in srgb, var(--hue) 25%, transparent) 0 0) right / var(--share) 100% no-repeat; }
-.vs-cost i { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.vitdet-summary i { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .vs-att { background: color-mix(in srgb, var(--hue) 7%, transparent); }
 .vs-row:is(.vs-in, .vs-to)::before { content: ""; position: absolute; left: 0; top: -1px; bottom: 0; width: .55em; border-left: 1.5px solid var(--hue); }
 .vs-row.vs-from::before { border-top: 1.5px solid var(--hue); border-top-left-radius: .5em; }
@@ -337,14 +337,14 @@ style = """
 .vs-key li { break-inside: avoid; }
 .vs-key span { color: var(--vs-soft); }
 .vs-sum:last-child { font-weight: 600; }
-.vs-sum { display: grid; grid-template-columns: minmax(0, 1fr) auto auto; gap: 0 .5em; align-items: center; border-bottom: 1px solid var(--vs-line); }
+.vs-sum { display: grid; grid-template-columns: minmax(0, 1fr) auto auto; gap: 0 .9em; align-items: center; border-bottom: 1px solid var(--vs-line); }
 @container (max-width: 31em) {
   .vs-row { grid-template-columns: 2.7em minmax(0, 1fr) auto; padding-bottom: .25em !important; }
   .vs-row svg { grid-row: span 2; }
   .vs-row .vs-cost { grid-column: 2 / -1; display: block; }
-  .vs-row .vs-cost span { padding-left: .8em; }
+  .vs-row .vs-cost span { display: inline-block; padding-block: 0; margin-left: .8em; }
   .vs-row .vs-cost:not(:has(i)), .vs-row .vs-cost span:empty { display: none; }
-  .vs-row .vs-cost i { position: static; clip-path: none; color: var(--vs-soft); font-style: normal; }
+  .vitdet-summary .vs-row i { position: static; clip-path: none; color: var(--vs-soft); font-style: normal; }
   .vs-part:has(.vs-row) .vs-head .vs-cost { display: none; }
   .vs-flow .vs-wide { flex-basis: 100%; }
 }
@@ -353,13 +353,13 @@ style = """
 .vs-table :is(td, th):nth-child(n+4) { text-align: right; font-variant-numeric: tabular-nums; }
 @media print {
   .vitdet-summary { --vs-text: #000; --vs-soft: #4b525b; --vs-line: #cfd3d8; --vs-a: #0a5fa3; --vs-b: #b05f00;
-    break-before: page; break-inside: avoid; break-after: page; margin: 0; background: #fff; font-size: 10px;
+    break-before: page; break-inside: avoid; break-after: page; max-width: none; margin: 0; background: #fff; font-size: 10.6px;
     -webkit-print-color-adjust: exact; print-color-adjust: exact; }
   .vitdet-summary details { display: none; }
 }
 """
 
-# %% ../nbs/summary.ipynb #913becf8
+# %% ../nbs/summary.ipynb #77ea632c
 def short(
     n: int, # A count
 ) -> str: # Such as "90.6 M"
@@ -373,10 +373,12 @@ def short(
 def in_letters(
     step: str, # Its name in `steps`
     windowed: bool, # Whether its block has windows
-) -> str: # Such as "B, H, W, C"
+) -> str: # Such as "(B, H, W, C)"
     "The shape of a step's tensor in letters."
-    if windowed: return steps[step][2].format(cut="B·nW, w, w", seq="B·nW", N="w·w")
-    return steps[step][2].format(cut="B, H, W", seq="B", N="H·W")
+    text = steps[step][2]
+    if windowed: text = text.format(cut="B·nW, w, w", seq="B·nW", N="w·w")
+    else: text = text.format(cut="B, H, W", seq="B", N="H·W")
+    return text and f"({text})"
 
 def cost(
     n: int, # A count
@@ -402,7 +404,7 @@ def head(
     return (f'<p class="vs-head"><b>{title}</b> '
             f'<span class="vs-cost" aria-hidden="true">{units}</span></p>')
 
-# %% ../nbs/summary.ipynb #d02ef096
+# %% ../nbs/summary.ipynb #7696ef68
 class Poster:
     "The figure of one model and one size of image, in parts."
     def __init__(self,
@@ -463,11 +465,13 @@ class Poster:
             return f"<li>{self.draw(note)}{name}<br>{shape_text(note.shape)}</li>\n"
         kinds, cells = list(self.named_kinds()), {}
         for _, blocks, _, hue in kinds:
-            for i in blocks: cells[i] = f'<li style="--hue:{hue}">{i}</li>'
-        colours = " ".join(f'<span style="--hue:{hue}">{name}</span>' for name, _, _, hue in kinds)
+            for i in blocks: cells[i] = f'<span style="--hue:{hue}">{i}</span>'
+        names = " ".join(f'<span style="--hue:{hue}">{name}<i>: {", ".join(map(str, blocks))}</i></span>'
+                         for name, blocks, _, hue in kinds)
         return (f'<ol class="vs-flow">{stop("image", self.stem[0])}{stop("tokens", self.stem[-1])}'
-                f'<li class="vs-wide"><ol>{"".join(cells[i] for i in sorted(cells))}</ol>'
-                f'<p>{colours}</p></li>\n{stop("features", self.neck[-1])}</ol>')
+                f'<li class="vs-wide"><p class="vs-cells" aria-hidden="true">'
+                f'{" ".join(cells[i] for i in sorted(cells))}</p> <p>{names}</p></li>\n'
+                f'{stop("features", self.neck[-1])}</ol>')
 
     def key(self):
         "What the letters stand for."

@@ -135,7 +135,7 @@ def code_cell(cell, language):
 
 
 def prose(text, pages):
-    "A Markdown cell: folds are open, links lead to the Markdown of other pages, pictures are told. Code stays as it is."
+    "A Markdown cell: folds are open, links lead to the Markdown of other pages, pictures are told, boxes go. Code stays as it is."
 
     def link(m):
         file, anchor = m[3], m[4] or ""
@@ -148,8 +148,8 @@ def prose(text, pages):
         return figure(m[2], alt and alt[1])
 
     def words(part):
-        part = re.sub(r"<!--.*?-->|<div id=\"[^\"]*\"></div>|</details>", "", part, flags=re.S)
-        part = re.sub(r"<details[^>]*>\s*<summary>(.*?)</summary>", r"**\1.**", part, flags=re.S)
+        part = re.sub(CODE + r"|<!--.*?-->|</?div\b[^>]*>|</details>", lambda m: m[0] if m[1] else "", part, flags=re.S)
+        part = re.sub(CODE + r"|<details[^>]*>\s*<summary>(.*?)</summary>", lambda m: m[0] if m[1] else f"**{m[2]}.**", part, flags=re.S)
         part = re.sub(CODE + r"|!\[([^\]]*)\]\(([^)\s]*)\)(\{[^}]*\})?", lambda m: m[0] if m[1] else picture(m), part, flags=re.S)
         return re.sub(CODE + r"|(\]\()([^)#\s]+)(#[^)\s]*)?\)", lambda m: m[0] if m[1] else link(m), part, flags=re.S)
 

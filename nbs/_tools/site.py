@@ -61,7 +61,8 @@ def add_anchors(nb):
 
     for cell in reversed(nb.cells):
         if cell.cell_type == "code" and {"export", "exports"} & cell.directives_.keys():
-            divs = [f'<div id="{name.lower()}"></div>' for name in symbols(cell.source)]
+            names = dict.fromkeys(name.lower() for name in symbols(cell.source))  # `Widget` and `widget` are one address
+            divs = [f'<div id="{name}"></div>' for name in names]
             if divs:
                 nb.cells.insert(cell.idx_, mk_cell("\n".join(divs), cell_type="markdown"))
 
