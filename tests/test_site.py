@@ -575,7 +575,7 @@ def small_checkout(root, cells):
     (root / "_quarto.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     (root / "nbs/_quarto.yml").symlink_to("../_quarto.yml")
     (root / "README.md").write_text("by hand")
-    write_notebook(root / "nbs/index.ipynb", "# Home\n\n> The start", "See [one](01_one.ipynb).")
+    write_notebook(root / "nbs/index.ipynb", "# A course\n\n> The start", "See [one](01_one.ipynb).")
     write_notebook(root / "nbs/01_one.ipynb", *cells)
     return root
 
@@ -719,6 +719,7 @@ PAGES_BY_NAME = {"02_two.ipynb": "two.md", "two.html": "two.md"}
     ('<div id="name"></div>\n<div id="name.act"></div>', ""),
     ("Ask.\n\n<details><summary>Answer</summary>\n\nYes.\n\n</details>\n\nOn.", "Ask.\n\n**Answer.**\n\nYes.\n\nOn."),
     ("```html\n<details>\n</details> [a](02_two.ipynb)\n```", "```html\n<details>\n</details> [a](02_two.ipynb)\n```"),
+    ("~~~html\n<details>\n~~~", "~~~html\n<details>\n~~~"),
     ("- list\n\n  ```\n  <details>\n  ```", "- list\n\n  ```\n  <details>\n  ```"),
     ("A `<details>` or `<div>` tag.", "A `<details>` or `<div>` tag."),
     ('<div class="ways">\n\n- one\n\n</div>', "- one"),

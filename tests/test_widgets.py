@@ -254,7 +254,7 @@ def to_block(tab, block):
 @pytest.mark.parametrize("label, strategy, count, place, token", [
     ("none", "none", 0, "even", (20, 30)), ("conv (naive or bottleneck)", "conv_naive", 4, "even", (27, 14)),
     ("conv (naive or bottleneck)", "conv_bottleneck", 6, "even", (0, 54)), ("conv (basic)", "conv_basic", 4, "first", (40, 29)),
-    ("displaced windows", "shifted", 6, "even", (63, 0)), ("displaced windows", "shifted", 3, "last", (7, 48)),
+    ("shifted windows", "shifted", 6, "even", (63, 0)), ("shifted windows", "shifted", 3, "last", (7, 48)),
     ("global attention", "global", 2, "last", (31, 8))])
 def test_flow_shows_where_gradients_come_from(widget_tab, label, strategy, count, place, token):
     choose(widget_tab, "flow", "strategy", label)
@@ -296,7 +296,7 @@ def test_flow_by_buttons_and_keyboard(widget_tab):
     is_shown(widget_tab, 12, known)
     assert lines.get_attribute("d") == "".join(f"M0 {y}h55" for y in (7, 21, 35, 49, 63)) + "".join(f"M{x} 0v64" for x in (7, 21, 35, 49))
     assert fig.get_by_role("button", name="next").is_disabled()
-    assert value(widget_tab, "flow", "kind") == "Block 12: windows of 14 displaced by 7"
+    assert value(widget_tab, "flow", "kind") == "Block 12: windows of 14 shifted by 7"
 
 
 def test_flow_plays_to_the_end(widget_tab):
@@ -404,8 +404,8 @@ def test_cost_parts_make_the_whole(widget_tab):
     fig, names = figure(widget_tab, "cost"), ("parameters", "multiply_adds", "scores")
     choose_costs(widget_tab, "ViT-L", 1024, 14, "naive")
     wanted = [["patches", "24 × windows"], ["patches", "20 × windows", "4 × windows, conv"], ["patches", "20 × windows", "4 × global"],
-              ["patches", "24 × global"], ["patches", "12 × windows", "12 × displaced"]]
-    for i, (label, parts) in enumerate(zip(("windows only", "4 convs", "4 global", "all global", "half displaced"), wanted)):
+              ["patches", "24 × global"], ["patches", "12 × windows", "12 × shifted"]]
+    for i, (label, parts) in enumerate(zip(("windows only", "4 convs", "4 global", "all global", "every 2nd shifted"), wanted)):
         fig.get_by_label(label, exact=True).check()
         found = [e.inner_text() for e in fig.locator('[data-value^="part"]').all() if re.fullmatch(r"part\d", e.get_attribute("data-value"))]
         assert found == parts
@@ -541,7 +541,7 @@ def test_attention_by_touch(chromium, site_url, small_attention):
 
 
 def test_attention_of_another_encoder_on_its_own_page(tab):
-    "An oblong image, displaced windows with padding; the page holds nothing but the figure."
+    "An oblong image, shifted windows with padding; the page holds nothing but the figure."
     encoder = propagation_encoder("shifted", 2, img_size=64, patch_size=8, embed_dim=24, depth=4, num_heads=3, window_size=4, out_chans=None)
     image = torch.randn(3, 53, 76, generator=torch.Generator().manual_seed(0))  # 7 x 10 patches
     tab.set_content(attention_widget(randomize(encoder, std=0.3), image).html)

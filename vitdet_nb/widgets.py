@@ -10,15 +10,15 @@ __all__ = ['style', 'helpers', 'windows_script', 'rel_pos_script', 'flow_script'
            'cost_widget', 'window_spans', 'check_weights', 'packed', 'attention_data', 'tensor_picture',
            'attention_widget']
 
-# %% ../nbs/widgets.ipynb #403a22b6
+# %% ../nbs/widgets.ipynb #2b556038
 import base64
 import html
 import io
 import itertools
 import json
+import math
 import statistics
 from pathlib import Path
-import math
 
 import torch
 from PIL import Image
@@ -453,7 +453,7 @@ def rel_pos_widget(
             f"<tbody>{lines}</tbody></table>")
     return widget("relpos", "Relative positions: table rows and bias", text, data, rel_pos_script)
 
-# %% ../nbs/widgets.ipynb #7e736f22
+# %% ../nbs/widgets.ipynb #5e35e692
 def window_starts(
     block: FastBlock, # With or without windows
     n: int, # Tokens on an axis
@@ -603,7 +603,7 @@ def flow_widget(
         ("none", "none", ""),
         ("conv_bottleneck", "conv (naive or bottleneck)", f"windows of {window}, then one 3 x 3 conv"),
         ("conv_basic", "conv (basic)", f"windows of {window}, then two 3 x 3 convs"),
-        ("shifted", "displaced windows", f"windows of {window}, displaced by {window // 2}"),
+        ("shifted", "shifted windows", f"windows of {window}, shifted by {window // 2}"),
         ("global", "global attention", "global attention")]
     def shares(key): # After each block, for the token
         known = [[data["pool"][i] for i in axis] for axis in data["choices"][key]["known"]]
@@ -624,7 +624,7 @@ def flow_widget(
                  start=dict(strategy=3, count=max(0, len(data["counts"]) - 2), block=min(4, depth), token=token))
     return widget("flow", "What a token can know after each block", text, data, flow_script)
 
-# %% ../nbs/widgets.ipynb #552c98ea
+# %% ../nbs/widgets.ipynb #87126ed8
 cost_models = {  # channels, blocks, heads
     "ViT-B": (768, 12, 12), "ViT-L": (1024, 24, 16), "ViT-H": (1280, 32, 16)}
 
@@ -634,7 +634,7 @@ def cost_strategies(
     "The strategies that are compared."
     return {"windows only": ("none", 0, ""), "4 convs": ("conv_bottleneck", 4, "windows, conv"),
             "4 global": ("global", 4, "global"), "all global": ("global", depth, "global"),
-            "half displaced": ("shifted", depth // 2, "displaced")}
+            "every 2nd shifted": ("shifted", depth // 2, "shifted")}
 
 def parameters_of(
     strategy: str, # Of `propagation_encoder`
@@ -742,7 +742,7 @@ const radios = data.strategies.map((name, i) => {
   return tag("label", {}, input, name);
 });
 const body = tag("tbody"), parts = tag("div"), say = tag("p", { class: "say", "aria-live": "polite" });
-const ratios = table("ViT-L, 1024 pixels, windows of 14: multiples of windows only", ["", ...data.measured.heads],
+const ratios = table("ViT-L, 1024 pixels, windows of 14: multiples of windows only", ["quantity", ...data.measured.heads],
   data.measured.rows.map(([name, values]) => [name, ...values.map(x => x.toFixed(2))]));
 box.append(tag("style", {}, `
   .cost { width: 100%; table-layout: fixed; } .cost td, .cost th { padding-right: .8rem; vertical-align: top; text-align: left; }
@@ -773,7 +773,7 @@ function show() {
   });
   const row = rows[chosen.strategy], name = data.strategies[chosen.strategy];
   const cells = (values, part) => values.map((x, k) => [shown[k][2](x), names[k] + "_of" + part]);
-  parts.replaceChildren(table(`The parts of \u201c${name}\u201d, each`, ["", "parameters, M", "multiply-adds, G", "scores at once, MiB"],
+  parts.replaceChildren(table(`The parts of \u201c${name}\u201d, each`, ["part", "parameters, M", "multiply-adds, G", "scores at once, MiB"],
     [...row[3].map(([part, n, ...costs], i) => [[i ? `${n} \u00d7 ${part}` : part, "part" + i], ...cells(costs, i)]), ["in all", ...cells(row.slice(0, 3), "")]]));
   say.textContent = `${models[chosen.model]}, ${data.sizes[chosen.size]} pixels, windows of ${data.windows[chosen.window]}, ${["naive", "fast"][chosen.form]} attention, ${name}: `
     + `${written(row[0], 0)} parameters, ${written(row[1], 1)} multiply-adds, scores at once ${written(row[2], 2)}.`;

@@ -163,7 +163,9 @@ def render_with_smalldocs():
             for page in self.pages.values():
                 path = self.out / page.out
                 text = formulas_to_mathml(path.read_text(encoding="utf-8"), page.src)
+                text = re.sub(r'<link [^>]*bootstrap-icons[^>]*>', "", text)  # styles.css draws the few that are used
                 path.write_text(neighbours_as_in_sidebar(text), encoding="utf-8")
+            shutil.rmtree(self.out / "site_libs/bootstrap-icons")
 
     try:
         course = Site(config.load(PROC))
