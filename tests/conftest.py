@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has Ctrl-C ignored, in their children too
 
 
 def copy_checkout(root):

@@ -68,7 +68,7 @@ def test_a_reader_walks_from_home_to_the_end(reader, site_url):
 
 
 @pytest.mark.parametrize("words, page", [
-    ("padding", "windowing.html"), ("relative position", "rel_pos.html"), ("load_checkpoint", "checkpoints.html"),
+    ("pad tokens", "windowing.html"), ("relative position", "rel_pos.html"), ("load_checkpoint", "checkpoints.html"),
     ("drop path", "blocks.html"), ("large-scale jitter", "images.html"),
 ])
 def test_a_reader_finds(words, page, tab, site_url):

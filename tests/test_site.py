@@ -715,11 +715,11 @@ PAGES_BY_NAME = {"02_two.ipynb": "two.md", "two.html": "two.md"}
 
 @pytest.mark.parametrize("cell, markdown", [
     ("[a](02_two.ipynb) [b](02_two.ipynb#part) [c](#here) [d](images/x.png)", "[a](two.md) [b](two.md#part) [c](#here) [d](images/x.png)"),
-    ("[`name`](two.html#name) and `[a](02_two.ipynb)`", "[`name`](two.md) and `[a](02_two.ipynb)`"),
+    ("[`name`](two.html#name), [it](02_two.ipynb#name) and `[a](02_two.ipynb)`", "[`name`](two.md), [it](two.md) and `[a](02_two.ipynb)`"),
     ('<div id="name"></div>\n<div id="name.act"></div>', ""),
     ("Ask.\n\n<details><summary>Answer</summary>\n\nYes.\n\n</details>\n\nOn.", "Ask.\n\n**Answer.**\n\nYes.\n\nOn."),
     ("```html\n<details>\n</details> [a](02_two.ipynb)\n```", "```html\n<details>\n</details> [a](02_two.ipynb)\n```"),
-    ("~~~html\n<details>\n~~~", "~~~html\n<details>\n~~~"),
+    ("~~~html\n</details>\n~~~", "~~~html\n</details>\n~~~"),
     ("- list\n\n  ```\n  <details>\n  ```", "- list\n\n  ```\n  <details>\n  ```"),
     ("A `<details>` or `<div>` tag.", "A `<details>` or `<div>` tag."),
     ('<div class="ways">\n\n- one\n\n</div>', "- one"),
@@ -727,7 +727,7 @@ PAGES_BY_NAME = {"02_two.ipynb": "two.md", "two.html": "two.md"}
     ("| a |\n|---|\n| $x_1$ |\n\n$$\ny\n$$", "| a |\n|---|\n| $x_1$ |\n\n$$\ny\n$$"),
 ])
 def test_markdown_of_a_cell(plain, cell, markdown):
-    assert plain.prose(cell, PAGES_BY_NAME) == markdown
+    assert plain.prose(cell, PAGES_BY_NAME, {"two.md#name"}) == markdown
 
 
 @pytest.mark.parametrize("html, markdown", [

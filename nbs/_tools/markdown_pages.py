@@ -134,14 +134,14 @@ def code_cell(cell, language):
         yield from filter(None, (output(out, opts) for out in cell["outputs"]))
 
 
-def prose(text, pages):
+def prose(text, pages, names):
     "A Markdown cell: folds are open, links lead to the Markdown of other pages, pictures are told, boxes go. Code stays as it is."
 
     def link(m):
-        file, anchor = m[3], m[4] or ""
-        if file not in pages:
+        if m[3] not in pages:
             return m[0]
-        return f"]({pages[file]}{'' if file.endswith('.html') else anchor})"  # nbdev's link to a name has no heading there
+        target = pages[m[3]] + (m[4] or "")
+        return f"]({pages[m[3]] if target in names else target})"  # the Markdown has headings to go to, but no names
 
     def picture(m):
         alt = re.search(r'fig-alt="([^"]*)"', m[4] or "")
@@ -169,7 +169,7 @@ def front_matter(nb):
     return yaml.safe_load(source(nb["cells"][0]).strip().strip("-"))
 
 
-def page_markdown(nb, pages):
+def page_markdown(nb, pages, names):
     "A whole page."
     front = front_matter(nb)
     language = nb["metadata"].get("kernelspec", {}).get("language", "python")
@@ -178,7 +178,7 @@ def page_markdown(nb, pages):
         parts.append("> " + front["description"])
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
-            parts.append(prose(source(cell), pages))
+            parts.append(prose(source(cell), pages, names))
         elif cell["cell_type"] == "code":
             parts += code_cell(cell, language)
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -209,10 +209,12 @@ def write_markdown(proc, site, title, description):
     "Write the Markdown of all notebooks in nbdev's work folder `proc`, and `llms.txt`, into the built site."
     notebooks = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(proc.glob("*.ipynb"))}
     fronts = {name: front_matter(nb) for name, nb in notebooks.items()}
-    pages = {}  # what a link may name, and the Markdown that it leads to
+    pages, names = {}, set()  # what a link may name, and the Markdown that it leads to; the anchors of exported names
     for name, front in fronts.items():
         pages[name] = pages[front["output-file"]] = front["output-file"].replace(".html", ".md")
+        text = "\n".join(source(c) for c in notebooks[name]["cells"] if c["cell_type"] == "markdown")
+        names |= {f"{pages[name]}#{anchor}" for anchor in re.findall(r'<div id="([^"]*)"></div>', text)}
     for name, nb in notebooks.items():
-        (site / pages[name]).write_text(page_markdown(nb, pages), encoding="utf-8")
+        (site / pages[name]).write_text(page_markdown(nb, pages, names), encoding="utf-8")
     config = yaml.safe_load((proc / "_quarto.yml").read_text(encoding="utf-8"))
     (site / "llms.txt").write_text(index(config, fronts, title, description), encoding="utf-8")
