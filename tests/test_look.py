@@ -215,7 +215,9 @@ def test_nothing_jumps_when_a_picture_comes_late(page, tab, site_url):
 
 # The line round what has the keyboard: its width, and its contrast with the page
 RING = """() => {
-  const e = document.activeElement, s = getComputedStyle(e);
+  let e = document.activeElement;
+  while (e.shadowRoot?.activeElement) e = e.shadowRoot.activeElement;  // in a figure
+  const s = getComputedStyle(e);
   const light = c => c.match(/[\\d.]+/g).slice(0, 3).map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
   const [low, high] = [light(s.outlineColor), light(getComputedStyle(document.body).backgroundColor)].sort((a, b) => a - b);
   return { kind: e.tagName, name: e.textContent.trim().slice(0, 40) || e.className, there: s.outlineStyle === 'solid' && parseFloat(s.outlineWidth) >= 2 && e.matches(':focus-visible'),

@@ -477,6 +477,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'vitdet_nb.train.load_state': ('train.html#load_state', 'vitdet_nb/train.py'),
                                  'vitdet_nb.train.make_parser': ('train.html#make_parser', 'vitdet_nb/train.py'),
                                  'vitdet_nb.train.make_settings': ('train.html#make_settings', 'vitdet_nb/train.py'),
+                                 'vitdet_nb.train.no_traceback': ('train.html#no_traceback', 'vitdet_nb/train.py'),
                                  'vitdet_nb.train.positive': ('train.html#positive', 'vitdet_nb/train.py'),
                                  'vitdet_nb.train.read_columns': ('train.html#read_columns', 'vitdet_nb/train.py'),
                                  'vitdet_nb.train.reason': ('train.html#reason', 'vitdet_nb/train.py'),
