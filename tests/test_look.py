@@ -261,7 +261,7 @@ BREAKING = """() => [...document.querySelectorAll('main :is(figure, img)')].filt
   .filter(e => getComputedStyle(e).breakInside !== 'avoid' || e.getBoundingClientRect().height > 980).map(e => e.outerHTML.slice(0, 120))"""
 
 CLOSED = """() => [...document.querySelectorAll('main details:not(.code-fold)')]
-  .filter(d => ![...d.children].slice(1).some(e => e.checkVisibility({ contentVisibilityAuto: true }) && e.getBoundingClientRect().height)).length"""
+  .filter(d => d.checkVisibility() && ![...d.children].slice(1).some(e => e.checkVisibility({ contentVisibilityAuto: true }) && e.getBoundingClientRect().height)).length"""
 
 
 @every_page

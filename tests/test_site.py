@@ -270,9 +270,9 @@ def test_prose_and_formulas_are_in_the_markdown(page, site_dir):
 @every_page
 def test_hidden_cells_are_not_in_the_markdown(page, site_dir):
     markdown = (site_dir / page).with_suffix(".md").read_text(encoding="utf-8")
-    source = cells(NOTEBOOKS[PAGES.index(page)], "code")
+    prose, source = (cells(NOTEBOOKS[PAGES.index(page)], kind) for kind in ("markdown", "code"))
     hidden = [c for c in source if re.search(r"^#\| *(hide|export|echo: *false|include: *false)\b", c, re.M)]
-    shown = "\n".join(c for c in source if c not in hidden)
+    shown = "\n".join(prose + [c for c in source if c not in hidden])
     lines = {line for c in hidden for line in c.split("\n") if len(line) > 30 and not line.startswith("#|") and line not in shown}
     assert [line for line in lines if line in markdown] == []
 
@@ -742,12 +742,13 @@ def test_markdown_of_an_output(plain, html, markdown):
 
 def test_markdown_of_a_code_cell(plain):
     def cell(source, *outputs):
-        return "\n\n".join(plain.code_cell({"source": source, "outputs": outputs}, "python"))
+        return "\n\n".join(plain.code_cell({"source": source, "outputs": outputs}, "python", str.upper))
 
     text = {"output_type": "stream", "name": "stdout", "text": ["a\n", "```\n"]}
     picture = {"output_type": "display_data", "data": {"image/png": "", "text/plain": "<Figure>"}}
     assert cell("x = 1\n", text) == "```python\nx = 1\n```\n\n````text\na\n```\n````"
     assert cell('#| code-fold: true\n#| fig-cap: "C"\n#| fig-alt: "A"\nplot()', picture) == "```python\nplot()\n```\n\n> **Figure.** C\n>\n> *In the picture:* A"
+    assert cell("x", {"output_type": "display_data", "data": {"text/markdown": "told", "text/plain": "<Markdown>"}}) == "```python\nx\n```\n\nTOLD"
     assert cell("#| echo: false\nx", text) == "````text\na\n```\n````"
     assert cell("#| output: false\nx", text) == "```python\nx\n```"
     assert cell("#| include: false\nx", text) == ""

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['style', 'helpers', 'windows_script', 'rel_pos_script', 'flow_script', 'cost_models', 'cost_script', 'most_weights',
-           'attention_script', 'Widget', 'widget', 'picture_url', 'windows_data', 'windows_widget', 'table_in_order',
-           'rel_pos_data', 'rel_pos_widget', 'window_starts', 'who_reads_whom', 'known_ranges', 'flow_data',
-           'flow_widget', 'cost_strategies', 'parameters_of', 'block_cost', 'cost_data', 'measured_costs',
+           'attention_script', 'Widget', 'make_widget', 'picture_url', 'windows_data', 'windows_widget',
+           'table_in_order', 'rel_pos_data', 'rel_pos_widget', 'window_starts', 'who_reads_whom', 'known_ranges',
+           'flow_data', 'flow_widget', 'cost_strategies', 'parameters_of', 'block_cost', 'cost_data', 'measured_costs',
            'cost_widget', 'window_spans', 'check_weights', 'packed', 'attention_data', 'tensor_picture',
            'attention_widget']
 
@@ -162,7 +162,7 @@ function table(caption, heads, rows) {
 const number = x => x.toLocaleString("en-GB", { maximumFractionDigits: 2 });
 """
 
-# %% ../nbs/widgets.ipynb #f6e8973c
+# %% ../nbs/widgets.ipynb #15420758
 class Widget:
     "HTML that a notebook shows."
     def __init__(self,
@@ -173,7 +173,7 @@ class Widget:
     def _repr_html_(self): return self.html
     def __repr__(self): return f"<Widget: {self.label}>"
 
-def widget(
+def make_widget(
     name: str, # Short and unique: a page's style or test finds the figure by it
     label: str, # What it is, for screen readers
     text: str, # HTML for readers where no script runs
@@ -210,7 +210,7 @@ def picture_url(
     small.save(file, "jpeg", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
-# %% ../nbs/widgets.ipynb #3d730b65
+# %% ../nbs/widgets.ipynb #459ad7ea
 def windows_data(
     photo_hw: tuple, # Height and width of the photo, in pixels
     sizes: tuple, # Longest sides that the photo is resized to, in pixels
@@ -292,9 +292,9 @@ def windows_widget(
             "<tr><th>size, patch, window</th><th>windows</th><th>pad tokens</th>"
             f"<th>scores of global attention</th></tr></thead><tbody>{rows}</tbody></table>")
     data = dict(photo=picture_url(image), sizes=sizes, patches=patches, windows=windows, choices=choices)
-    return widget("windows", "Windows over a photo", text, data, windows_script)
+    return make_widget("windows", "Windows over a photo", text, data, windows_script)
 
-# %% ../nbs/widgets.ipynb #e1679cc8
+# %% ../nbs/widgets.ipynb #94b06be4
 def table_in_order(
     table: torch.Tensor, # Of one axis, (L, hd)
     size: int, # Tokens on that axis
@@ -451,9 +451,9 @@ def rel_pos_widget(
     text = ("<table><thead><tr><th>grid</th><th>query</th><th>rows of rel_pos_h</th>"
             "<th>rows of rel_pos_w</th><th>bias of its keys</th></tr></thead>"
             f"<tbody>{lines}</tbody></table>")
-    return widget("relpos", "Relative positions: table rows and bias", text, data, rel_pos_script)
+    return make_widget("relpos", "Relative positions: table rows and bias", text, data, rel_pos_script)
 
-# %% ../nbs/widgets.ipynb #5e35e692
+# %% ../nbs/widgets.ipynb #344025b9
 def window_starts(
     block: FastBlock, # With or without windows
     n: int, # Tokens on an axis
@@ -622,9 +622,9 @@ def flow_widget(
     data |= dict(photo=picture_url(image, 460), shares=(w / patch / W, h / patch / H),
                  strategies=named, windows=f"windows of {window}",
                  start=dict(strategy=3, count=max(0, len(data["counts"]) - 2), block=min(4, depth), token=token))
-    return widget("flow", "What a token can know after each block", text, data, flow_script)
+    return make_widget("flow", "What a token can know after each block", text, data, flow_script)
 
-# %% ../nbs/widgets.ipynb #87126ed8
+# %% ../nbs/widgets.ipynb #5f9e06ac
 cost_models = {  # channels, blocks, heads
     "ViT-B": (768, 12, 12), "ViT-L": (1024, 24, 16), "ViT-H": (1280, 32, 16)}
 
@@ -669,7 +669,7 @@ def block_cost(
         inner = dim // 2
         adds += N * (dim * inner + 9 * inner**2 + inner * dim)
     if form == "naive": scores = heads * max(sides)**2 * M**2  # part by part
-    elif strategy == "global" and N > 1024: scores = max(32, 2**21 // N // 2 * 2) * N  # a strip
+    elif strategy == "global" and N > 1024: scores = min(N, max(32, 2**21 // N // 2 * 2)) * N  # a strip
     else: scores = 0  # they stay in PyTorch's fused kernel
     return adds, 4 * scores
 
@@ -804,9 +804,9 @@ def cost_widget(
             f"<th>scores at once, fast</th></tr></thead><tbody>{lines}</tbody></table>")
     data = dict(models=models, sizes=sizes, windows=windows, strategies=strategies, start=start, choices=choices,
                 measured=measured_costs(measured))
-    return widget("cost", "What strategies cost", text, data, cost_script)
+    return make_widget("cost", "What strategies cost", text, data, cost_script)
 
-# %% ../nbs/widgets.ipynb #f83449af
+# %% ../nbs/widgets.ipynb #f81bf72a
 most_weights = 4_000_000  # that a figure may hold: a page of 5 MB
 
 def window_spans(
@@ -985,4 +985,4 @@ def attention_widget(
     heads = "".join(f"<th>head {i}</th>" for i in range(data["heads"]))
     text = (f"<p>The greatest weight that a patch gives to one patch, mean of {' x '.join(map(str, data['grid']))}"
             f" patches:</p><table><thead><tr><th>block</th>{heads}</tr></thead><tbody>{lines}</tbody></table>")
-    return widget("attention", "Where each head of each block looks", text, data, attention_script)
+    return make_widget("attention", "Where each head of each block looks", text, data, attention_script)

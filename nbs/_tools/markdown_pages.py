@@ -5,6 +5,7 @@ names in backticks are links, and nothing depends on which renderer makes the HT
 """
 import json
 import re
+from functools import partial
 from html.parser import HTMLParser
 
 import yaml
@@ -107,8 +108,8 @@ def options(code):
     return yaml.safe_load("\n".join(line[2:].strip() for line in lines[:n])) or {}, "\n".join(lines[n:]).strip("\n")
 
 
-def output(out, opts):
-    "What a reader sees of one output of a cell."
+def output(out, opts, told):
+    "What a reader sees of one output of a cell; `told` does to Markdown what `prose` does."
     if out["output_type"] == "stream":
         return fenced("".join(out["text"]), "text")
     if out["output_type"] == "error":
@@ -119,11 +120,11 @@ def output(out, opts):
     if any(kind in data for kind in PICTURES):
         return figure(opts.get("fig-cap"), opts.get("fig-alt"))
     if "text/markdown" in data:
-        return data["text/markdown"].strip()
+        return told(data["text/markdown"])
     return fenced(data.get("text/plain", ""), "text")
 
 
-def code_cell(cell, language):
+def code_cell(cell, language, told):
     "The code that the site shows, in full also where it is folded, and what it has put out."
     opts, code = options(source(cell))
     if opts.get("include") is False:
@@ -131,7 +132,7 @@ def code_cell(cell, language):
     if opts.get("echo") is not False and code.strip():
         yield fenced(code, language)
     if opts.get("output") is not False:
-        yield from filter(None, (output(out, opts) for out in cell["outputs"]))
+        yield from filter(None, (output(out, opts, told) for out in cell["outputs"]))
 
 
 def prose(text, pages, names):
@@ -173,14 +174,15 @@ def page_markdown(nb, pages, names):
     "A whole page."
     front = front_matter(nb)
     language = nb["metadata"].get("kernelspec", {}).get("language", "python")
+    told = partial(prose, pages=pages, names=names)
     parts = [f"# {front['title']}"]
     if front.get("description"):
         parts.append("> " + front["description"])
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
-            parts.append(prose(source(cell), pages, names))
+            parts.append(told(source(cell)))
         elif cell["cell_type"] == "code":
-            parts += code_cell(cell, language)
+            parts += code_cell(cell, language, told)
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

@@ -150,9 +150,11 @@ def render_with_smalldocs():
             return [light, *(replace(t, src=light.src, href=light.href) for t in others)]
 
         def render_page(self, page):
-            "Read Markdown in the captions of figures, and leave no formula to a script from another host."
+            "Read Markdown in the captions of figures, link notebooks as pages, and leave no formula to a script from another host."
             caption = lambda m: layout.inline_md(html.unescape(m[0]), self, page)
             page.body = re.sub(r"(?<=<figcaption>).*?(?=</figcaption>)", caption, page.body, flags=re.S)
+            notebook = re.compile(r'(?<=href=")[^":#]+\.ipynb(?=["#])')  # in HTML that a cell has put out
+            page.body = notebook.sub(lambda m: self.resolve(m[0], page), page.body)
             super().render_page(page)
             page.html = footnotes_as_in_quarto(page.html)
             page.env["math"] = False
