@@ -14,7 +14,7 @@ def run(*args):
 
 def test_writes_figures_and_table(tmp_path):
     names = ["timm, samvit features_only"]
-    done = run("--size", 64, "--runs", 2, "--only", *names, "--out", tmp_path)
+    done = run("--size", 64, "--runs", 2, "--only", *names, "--threads", 1, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     data = json.loads((tmp_path / "models.json").read_text())
     assert [row["name"] for row in data["models"]] == names
