@@ -62,6 +62,7 @@ def turn_dark(tab):
     "Prefer dark pages from now on, and wait until this one is."
     tab.emulate_media(color_scheme="dark")
     tab.wait_for_function("document.querySelector('html.quarto-dark, body.quarto-dark')")
+    tab.wait_for_function("document.getAnimations().every(a => a.playState === 'finished')")  # links fade to their new colour
 
 
 def violations(tab):
